@@ -1,0 +1,240 @@
+"""The `bench` command: verbs only; they parse, call and choose the exit code."""
+
+import logging
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from benchmark.errors import RequestError
+from results.aggregate import UnsoundError
+from results.store import Store, StoreError
+
+OK, GATE_FAILED, WRONG_REQUEST, INTERRUPTED = 0, 1, 2, 130
+
+app = typer.Typer(
+    help="Adversarial robustness of clustering classifiers: attack, judge, compare.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+DataRoot = Annotated[Path | None, typer.Option(help="Folder with data sets, and where torchvision downloads them to.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+
+
+@app.callback()
+def _options() -> None:
+    """Keep `bench VERB` even while there are few verbs."""
+
+
+@app.command()
+def run(
+    config: Annotated[str | None, typer.Argument(help="quick (default), full, or a YAML file.")] = None,
+    config_option: Annotated[str | None, typer.Option("--config", help="The same, as an option.")] = None,
+    model: Annotated[list[str] | None, typer.Option(help="Model by name; repeat for several.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="Data set by name, npz:FILE or folder:DIR.")] = None,
+    attack: Annotated[list[str] | None, typer.Option(help="Attack by name; repeat for several.")] = None,
+    norm: Annotated[str | None, typer.Option(help="linf or l2.")] = None,
+    eps: Annotated[list[str] | None, typer.Option(help='Radius in input units, like "8/255"; repeatable.')] = None,
+    samples: Annotated[int | None, typer.Option(help="How many test images, from the first on.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of all random numbers.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Samples attacked at a time; memory, not numbers.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Processes; 0: one a core.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
+    data_root: DataRoot = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run; the same folder resumes it.")] = None,
+) -> None:
+    """Attack models and print the leaderboard. With no arguments: the quick configuration."""
+    from benchmark.config import build_config, read_config
+    from benchmark.resolve import resolve
+    from benchmark.run import run as run_request
+    from results.render import terminal
+
+    if config is not None and config_option is not None:
+        raise RequestError("give the configuration once: as an argument or as --config")
+    name = config or config_option or "quick"
+    content = read_config(name)
+    overrides: dict[str, Any] = {
+        "models": model or None,
+        "dataset": dataset,
+        "attacks": attack or None,
+        "samples": samples,
+        "seed": seed,
+        "batch_size": batch_size,
+        "workers": workers,
+        "device": device,
+    }
+    if norm is not None or eps:
+        radii = list(eps or [DEFAULT_EPS.get(norm or "", "8/255")])
+        overrides["threats"] = [{"norm": norm or "linf", "eps": radius} for radius in radii]
+    checked = build_config(content, overrides)
+    request = resolve(checked, data_root)
+    store = Store(out or Path("runs") / f"{Path(name).stem}-{checked.fingerprint()}")
+    with store.opened(checked.identity()), _progress("units") as advance:
+        report = run_request(request, store, data_root, advance)
+    print(terminal(report.rows))
+    print(f"leaderboard: {store.folder / 'leaderboard.md'} and {store.folder / 'leaderboard.csv'}")
+    if report.failures:
+        _say(f"{len(report.failures)} units failed and have no verdict; run again to try them again")
+        for failure in report.failures:
+            _say(f"  {failure.unit}: {failure.reason}")
+        raise typer.Exit(GATE_FAILED)
+
+
+DEFAULT_EPS = {"linf": "8/255", "l2": "0.5"}
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(help="Recipe by name; see bench list recipes.")],
+    dataset: Annotated[str, typer.Option(help="Data set by name, npz:FILE or folder:DIR.")] = "fashion-mnist",
+    out: Annotated[Path | None, typer.Option(help="Weight file; default trained/RECIPE.safetensors.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="A setting, key=value; repeatable.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of all random numbers.")] = 0,
+    device: Device = "auto",
+    data_root: DataRoot = None,
+) -> None:
+    """Train a model by a recipe; run it again after a kill and it goes on where it was."""
+    from benchmark.resolve import choose_device
+    from benchmark.training import train as train_recipe
+
+    logging.getLogger("model_zoo").setLevel(logging.INFO)
+    target = out or Path("trained") / f"{recipe}.safetensors"
+    assignments = list(set_ or [])
+    command = shlex.join(
+        ["bench", "train", recipe, "--dataset", dataset, "--seed", str(seed)]
+        + [part for assignment in assignments for part in ("--set", assignment)]
+    )
+    with _bars() as progress:
+        card = train_recipe(
+            recipe,
+            dataset,
+            target,
+            assignments=assignments,
+            seed=seed,
+            device=choose_device(device),
+            data_root=data_root,
+            command=command,
+            progress=progress,
+        )
+    accuracy = f"validation {100 * card.validation_accuracy:.2f} %"
+    if card.clean_accuracy is not None:
+        accuracy += f", clean {100 * card.clean_accuracy:.2f} % of {card.clean_samples} test images"
+    print(f"{target}: {accuracy}, {card.minutes:.1f} minutes")
+    print(f"evaluate it: bench run --model {shlex.quote(str(target))}")
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="Folder of a run.")],
+    form: Annotated[str, typer.Option("--format", help="terminal, md, csv or json.")] = "terminal",
+) -> None:
+    """Print the leaderboard of a run from its records alone."""
+    from results.leaderboard import leaderboard
+    from results.render import FORMATS
+
+    if form not in FORMATS:
+        raise RequestError(f"format must be one of {', '.join(FORMATS)}, got {form!r}")
+    store = Store(run)
+    units = store.read_plan()
+    rows = leaderboard(units, store.read(units))
+    print(FORMATS[form](rows), end="")
+    if any(row.done < row.n for row in rows):
+        raise typer.Exit(GATE_FAILED)
+
+
+@app.command(name="list")
+def list_(
+    what: Annotated[str, typer.Argument(help="models, attacks, datasets, recipes or configs.")],
+) -> None:
+    """List what has a name."""
+    from benchmark import catalogue
+
+    if what not in catalogue.CATALOGUES:
+        raise RequestError(f"list one of {', '.join(catalogue.CATALOGUES)}, got {what!r}")
+    print(catalogue.table(*catalogue.CATALOGUES[what]()))
+
+
+def main() -> None:
+    """Entry point: one line on stderr for whatever a person can mend, exit codes as documented."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", stream=sys.stderr)
+    logging.getLogger("benchmark").setLevel(logging.INFO)
+    try:
+        result = app(standalone_mode=False)
+    except KeyboardInterrupt:
+        _say("stopped; the same command goes on from here")
+        sys.exit(INTERRUPTED)
+    except UnsoundError as error:
+        _say(f"unsound: {error}")
+        sys.exit(GATE_FAILED)
+    except (RequestError, StoreError) as error:
+        _say(f"error: {error}")
+        sys.exit(WRONG_REQUEST)
+    except Exception as error:
+        sys.exit(_other(error))
+    sys.exit(result if isinstance(result, int) else OK)
+
+
+def _other(error: Exception) -> int:
+    """Errors of other packages that are answers to a request, in one line; anything else is a bug and raises."""
+    from model_zoo.errors import ModelError
+
+    if isinstance(error, ModelError):
+        _say(f"error: {error}")
+        return WRONG_REQUEST
+    message = getattr(error, "format_message", None)
+    if callable(message):  # typer's usage errors, whose class moved between its versions
+        _say(f"error: {message()}")
+        return WRONG_REQUEST
+    if type(error).__name__ == "Abort":
+        _say("stopped; the same command goes on from here")
+        return INTERRUPTED
+    raise error
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+@contextmanager
+def _progress(what: str) -> Iterator[Callable[[int, int], Callable[[], None]]]:
+    """A progress bar on a terminal; elsewhere the log lines of the runner are progress enough."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda total, done: lambda: None
+        return
+    logging.getLogger("benchmark").setLevel(logging.ERROR)
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+
+        def advance(total: int, done: int) -> Callable[[], None]:
+            task = bar.add_task(what, total=total, completed=done)
+            return lambda: bar.advance(task)
+
+        yield advance
+
+
+@contextmanager
+def _bars() -> Iterator[Callable[[Any, str], Any]]:
+    """A bar an epoch on a terminal, plain iteration elsewhere."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda steps, _: steps
+        return
+    with Progress(console=console, transient=True) as bar:
+        yield lambda steps, description: bar.track(list(steps), description=description)
+
+
+if __name__ == "__main__":
+    main()

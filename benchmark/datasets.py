@@ -1,0 +1,231 @@
+"""Data sets by name: images in [0, 1] as float32, labels, and a checksum of both."""
+
+import difflib
+import gzip
+import hashlib
+import re
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numpy.typing import NDArray
+from torch import Tensor
+
+from benchmark.errors import RequestError
+
+Split = Literal["train", "test"]
+Arrays = tuple[NDArray[Any], NDArray[Any]]
+
+EMBEDDED = Path(__file__).parent / "data"
+DEBIAN = Path("/usr/share/datasets")
+DEFAULT_ROOT = Path.home() / ".cache" / "clustrbench" / "data"
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """`x` (n, c, h, w) float32 in [0, 1], `y` (n,), `sha256` over both before conversion."""
+
+    name: str
+    x: Float[Tensor, "n c h w"]
+    y: Int[Tensor, " n"]
+    num_classes: int
+    sha256: str
+    class_names: tuple[str, ...] = ()
+
+
+_CLOTHES = (
+    "t-shirt",
+    "trouser",
+    "pullover",
+    "dress",
+    "coat",
+    "sandal",
+    "shirt",
+    "sneaker",
+    "bag",
+    "ankle boot",
+)
+
+
+def load(name: str, root: Path | None = None, split: Split = "test") -> Dataset:
+    """Load a data set; RequestError, one line, when it is unknown, unreachable or corrupt.
+
+    `name` is one of DATASETS, `npz:FILE` (arrays `images` and `labels`) or `folder:DIR` (one folder of
+    images a class). `root` is where images are looked for and downloaded to.
+    """
+    if name.startswith("npz:"):
+        path = Path(name.removeprefix("npz:"))
+        return from_arrays(f"npz:{path.name}", *_read_npz(path))
+    if name.startswith("folder:"):
+        path = Path(name.removeprefix("folder:"))
+        images, labels, names = _read_folder(path)
+        return from_arrays(f"folder:{path.name}", images, labels, names)
+    if name not in DATASETS:
+        close = difflib.get_close_matches(name, DATASETS)
+        hint = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(DATASETS)}"
+        raise RequestError(f"unknown data set {name!r}; {hint} (or npz:FILE, folder:DIR)")
+    images, labels = DATASETS[name](root or DEFAULT_ROOT, split)
+    return from_arrays(name, images, labels, _CLOTHES if name == "fashion-mnist" else ())
+
+
+def from_arrays(name: str, images: NDArray[Any], labels: NDArray[Any], class_names: tuple[str, ...] = ()) -> Dataset:
+    """Check, checksum and convert raw arrays: uint8 or [0, 1] floats; (n, h, w), (n, h, w, c) or (n, c, h, w)."""
+    if len(images) != len(labels) or len(images) == 0:
+        raise RequestError(f"data set {name}: {len(images)} images and {len(labels)} labels")
+    if not np.issubdtype(labels.dtype, np.integer) or labels.ndim != 1 or labels.min() < 0:
+        raise RequestError(f"data set {name}: labels must be non-negative integers of shape (n,)")
+    digest = hashlib.sha256(f"{images.dtype.str}{images.shape}".encode())
+    digest.update(np.ascontiguousarray(images).tobytes())
+    digest.update(labels.astype("<i8").tobytes())
+    if images.dtype == np.uint8:
+        x = torch.from_numpy(images.astype(np.float32) / 255.0)
+    elif np.issubdtype(images.dtype, np.floating):
+        x = torch.from_numpy(images.astype(np.float32))
+    else:
+        raise RequestError(f"data set {name}: images must be uint8 or float, got {images.dtype}")
+    if not (torch.isfinite(x).all() and float(x.min()) >= 0.0 and float(x.max()) <= 1.0):
+        raise RequestError(f"data set {name}: images must lie in [0, 1] (or be uint8), got {x.min():g}..{x.max():g}")
+    if x.ndim == 3:
+        x = x[:, None]
+    elif x.ndim != 4:
+        raise RequestError(f"data set {name}: images must have 3 or 4 dimensions, got shape {tuple(x.shape)}")
+    elif x.shape[1] not in (1, 3) and x.shape[3] in (1, 3):
+        x = x.permute(0, 3, 1, 2)
+    y = torch.from_numpy(labels.astype(np.int64))
+    return Dataset(name, x.contiguous(), y, int(y.max()) + 1, digest.hexdigest(), class_names)
+
+
+def _fashion_mnist(root: Path, split: Split) -> Arrays:
+    folders = [EMBEDDED / "fashion-mnist"] if split == "test" else []
+    folders += [root / "FashionMNIST" / "raw", root, DEBIAN / "fashion-mnist"]
+    return _read_idx_pair(folders, split) or _torchvision("FashionMNIST", root, split)
+
+
+def _mnist(root: Path, split: Split) -> Arrays:
+    return _read_idx_pair([root / "MNIST" / "raw"], split) or _torchvision("MNIST", root, split)
+
+
+def _digits(root: Path, split: Split) -> Arrays:
+    """scikit-learn's 1,797 digits of 8x8 pixels; the last 500 are the test images."""
+    from sklearn.datasets import load_digits  # slow to import, and only this needs it
+
+    bunch = load_digits()
+    images, labels = (bunch.images / 16.0).astype(np.float32), bunch.target.astype(np.int64)
+    part = slice(-500, None) if split == "test" else slice(None, -500)
+    return images[part], labels[part]
+
+
+def _torchvision_set(class_name: str) -> Callable[[Path, Split], Arrays]:
+    return lambda root, split: _torchvision(class_name, root, split)
+
+
+DATASETS: dict[str, Callable[[Path, Split], Arrays]] = {
+    "fashion-mnist": _fashion_mnist,
+    "mnist": _mnist,
+    "cifar10": _torchvision_set("CIFAR10"),
+    "cifar100": _torchvision_set("CIFAR100"),
+    "svhn": _torchvision_set("SVHN"),
+    "digits": _digits,
+}
+
+
+def _torchvision(class_name: str, root: Path, split: Split) -> Arrays:
+    """Through torchvision, which downloads and checks its archives' checksums."""
+    import torchvision.datasets  # slow to import, and only downloads need it
+
+    dataset_class = getattr(torchvision.datasets, class_name)
+    selector: dict[str, Any] = {"split": split} if class_name == "SVHN" else {"train": split == "train"}
+    try:
+        data = dataset_class(root, download=True, **selector)
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise RequestError(
+            f"data set {class_name}: not under {root} and not to be downloaded ({reason}); "
+            "put torchvision's files there or name another folder with --data-root"
+        ) from error
+    if class_name == "SVHN":
+        return np.transpose(data.data, (0, 2, 3, 1)), np.asarray(data.labels, dtype=np.int64)
+    return np.asarray(data.data), np.asarray(data.targets, dtype=np.int64)
+
+
+def _read_idx_pair(folders: list[Path], split: Split) -> Arrays | None:
+    """Images and labels from the first folder that has both files, plain or gzipped."""
+    prefix = "t10k" if split == "test" else "train"
+    for folder in folders:
+        for suffix in ("", ".gz"):
+            images = folder / f"{prefix}-images-idx3-ubyte{suffix}"
+            labels = folder / f"{prefix}-labels-idx1-ubyte{suffix}"
+            if images.is_file() and labels.is_file():
+                return read_idx(images), read_idx(labels)
+    return None
+
+
+def read_idx(path: Path) -> NDArray[np.uint8]:
+    """An idx file of unsigned bytes, plain or gzipped; RequestError when it is corrupt."""
+    try:
+        payload = path.read_bytes()
+        if path.suffix == ".gz":
+            payload = gzip.decompress(payload)
+    except (OSError, EOFError, zlib.error) as error:
+        raise RequestError(f"image archive {path} is corrupt: {error}") from None
+    if len(payload) < 4 or payload[:3] != b"\x00\x00\x08":
+        raise RequestError(f"image archive {path} is corrupt: not an idx file of unsigned bytes")
+    dimensions = payload[3]
+    header = 4 + 4 * dimensions
+    if len(payload) < header:
+        raise RequestError(f"image archive {path} is corrupt: its header is cut off")
+    shape = struct.unpack(f">{dimensions}I", payload[4:header])
+    if len(payload) - header != int(np.prod(shape)):
+        raise RequestError(f"image archive {path} is corrupt: {len(payload) - header} bytes of data for shape {shape}")
+    return np.frombuffer(payload, np.uint8, offset=header).reshape(shape)
+
+
+def _read_npz(path: Path) -> Arrays:
+    """Arrays `images` and `labels` (or `x` and `y`); pickled objects are refused."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            for first, second in (("images", "labels"), ("x", "y")):
+                if first in archive and second in archive:
+                    return archive[first], archive[second]
+            raise RequestError(f"{path} must hold arrays images and labels, has {', '.join(archive.files) or 'none'}")
+    except FileNotFoundError:
+        raise RequestError(f"data set npz:{path}: no such file") from None
+    except RequestError:
+        raise
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, AttributeError) as error:
+        raise RequestError(f"image archive {path} is corrupt or not an npz file: {error}") from None
+
+
+_IMAGE_FILE = re.compile(r".+\.(png|jpe?g|bmp|webp)", re.IGNORECASE)
+
+
+def _read_folder(path: Path) -> tuple[NDArray[Any], NDArray[Any], tuple[str, ...]]:
+    """One sub-folder a class, in alphabetical order, of images of one size and mode (L or RGB)."""
+    from PIL import Image, UnidentifiedImageError
+
+    classes = sorted(p for p in path.iterdir() if p.is_dir()) if path.is_dir() else []
+    if len(classes) < 2:
+        raise RequestError(f"data set folder:{path}: expected a folder with one sub-folder of images a class")
+    images: list[NDArray[Any]] = []
+    labels: list[int] = []
+    for label, folder in enumerate(classes):
+        files = sorted(p for p in folder.iterdir() if _IMAGE_FILE.fullmatch(p.name))
+        for file in files:
+            try:
+                with Image.open(file) as image:
+                    images.append(np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB")))
+            except (UnidentifiedImageError, OSError) as error:
+                raise RequestError(f"image {file} is corrupt: {error}") from None
+            labels.append(label)
+            if images[-1].shape != images[0].shape:
+                raise RequestError(f"image {file} has shape {images[-1].shape}, the first image {images[0].shape}")
+    if not images:
+        raise RequestError(f"data set folder:{path}: no images (png, jpg, bmp, webp) in its sub-folders")
+    return np.stack(images), np.asarray(labels, dtype=np.int64), tuple(c.name for c in classes)

@@ -1,0 +1,1 @@
+"""Ways to carry out units: the same signature, the same records."""

@@ -1,0 +1,123 @@
+"""Everything a run names, looked up and tried before any work: data, models, attacks."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from attacks.contract import ClusteringClassifier
+from attacks.registry import AttackError, ResolvedAttack
+from attacks.registry import resolve as resolve_attack
+from benchmark import datasets
+from benchmark.config import RunConfig
+from benchmark.datasets import Dataset
+from benchmark.errors import RequestError
+from model_zoo.adapter import judged_by
+from model_zoo.errors import ModelError
+from model_zoo.registry import LoadedModel, load
+from results.records import WorkUnit
+
+
+@dataclass(frozen=True)
+class Request:
+    """A configuration whose every name stands for something that works."""
+
+    config: RunConfig
+    dataset: Dataset
+    models: tuple[LoadedModel, ...]
+    attacks: tuple[ResolvedAttack, ...]
+    surrogates: dict[str, LoadedModel]
+
+
+def resolve(config: RunConfig, data_root: Path | None) -> Request:
+    """Load what the configuration names; RequestError, one line, for the first thing that does not work."""
+    device = choose_device(config.device)
+    dataset = datasets.load(config.dataset, data_root)
+    try:
+        models = tuple(load(name, device) for name in config.models)
+    except ModelError as error:
+        raise RequestError(str(error)) from error
+    return check_request(config, dataset, models)
+
+
+def check_request(config: RunConfig, dataset: Dataset, models: tuple[LoadedModel, ...]) -> Request:
+    """Try models and attacks on the data they will meet."""
+    device = choose_device(config.device)
+    if config.samples > len(dataset.x):
+        raise RequestError(f"samples: {dataset.name} has {len(dataset.x)} test images, got {config.samples}")
+    for threat in config.threats:
+        largest = math.sqrt(dataset.x[0].numel())
+        if threat.norm == "l2" and threat.eps > largest:
+            raise RequestError(
+                f"eps must be in (0, {largest:.4g}] for l2 on {dataset.name} (the box's diagonal), got {threat.eps:g}"
+            )
+    try:
+        attacks = tuple(resolve_attack(name) for name in config.attacks)
+        surrogates = {a.surrogate: load(a.surrogate, device) for a in attacks if a.surrogate is not None}
+    except (AttackError, ModelError) as error:
+        raise RequestError(str(error)) from error
+    classes = min(check_model(model, dataset, device) for model in (*models, *surrogates.values()))
+    for attack in attacks:
+        if classes < attack.entry.min_classes:
+            raise RequestError(
+                f"attack {attack.name} needs at least {attack.entry.min_classes} classes, a model here has {classes}"
+            )
+        if not any(applies(attack, model) for model in models):
+            names = ", ".join(model.name for model in models)
+            raise RequestError(f"attack {attack.name} needs a clustering classifier; none among {names}")
+    return Request(config, dataset, models, attacks, surrogates)
+
+
+def surrogate_of(unit: WorkUnit, surrogates: dict[str, LoadedModel]) -> nn.Module | None:
+    """The loaded surrogate a unit's attack names, if it names one."""
+    name = unit.params.get("surrogate")
+    return surrogates[name].model if isinstance(name, str) else None
+
+
+def applies(attack: ResolvedAttack, model: LoadedModel) -> bool:
+    """Whether an attack can be run on a model at all."""
+    return not attack.entry.clustering or isinstance(model.model, ClusteringClassifier)
+
+
+def choose_device(name: str) -> torch.device:
+    """The device by name; auto takes CUDA where it is."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name not in ("cpu", "cuda"):
+        raise RequestError(f"device must be auto, cpu or cuda, got {name!r}")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise RequestError("device cuda: no CUDA device is available here")
+    return torch.device(name)
+
+
+def check_model(loaded: LoadedModel, dataset: Dataset, device: torch.device) -> int:
+    """Try a model on images of the data set: shape, finite logits, a gradient. Returns its number of classes.
+
+    RequestError names the model and what it did.
+    """
+    x = dataset.x[:2].to(device)
+    name = f"model {loaded.name}"
+    if loaded.card is not None and tuple(x.shape[1:]) != tuple(loaded.card.input_shape):
+        raise RequestError(
+            f"{name} takes images of shape {tuple(loaded.card.input_shape)}, {dataset.name} has {tuple(x.shape[1:])}"
+        )
+    images = x.clone().requires_grad_(True)
+    try:
+        logits = loaded.model(images)
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise RequestError(f"{name} raised on two images of shape {tuple(x.shape[1:])}: {reason}") from error
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(x):
+        shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        raise RequestError(f"{name} must return logits of shape (n, classes), returned {shape} for n = {len(x)}")
+    if logits.shape[1] < max(2, dataset.num_classes):
+        raise RequestError(f"{name} has {logits.shape[1]} classes, {dataset.name} has {dataset.num_classes}")
+    if not bool(torch.isfinite(logits).all()):
+        raise RequestError(f"{name} returned NaN or infinite logits on clean images")
+    if not logits.requires_grad:
+        raise RequestError(f"{name} is not differentiable: its logits carry no gradient to the images")
+    if judged_by(loaded.model)(x).shape != logits.shape:
+        raise RequestError(f"{name}: its judged head returns another shape than the head under attack")
+    return logits.shape[1]

@@ -1,0 +1,149 @@
+"""One unit of work to one record: the only place where tensors become verdicts."""
+
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from attacks.contract import AttackResult
+from attacks.registry import ResolvedAttack, call
+from attacks.registry import resolve as resolve_attack
+from attacks.threat import Threat
+from benchmark import provenance
+from benchmark.datasets import Dataset
+from benchmark.instrument import FixedBatch, instrument
+from benchmark.judge import judge, predict
+from model_zoo.adapter import judged_by
+from model_zoo.registry import LoadedModel
+from results.aggregate import UnsoundError
+from results.records import Provenance, UnitRecord, Verdict, WorkUnit
+from results.store import pack_adversarial
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A finished unit: its record, and the safetensors bytes of the images that broke the model."""
+
+    record: UnitRecord
+    adversarial: bytes | None
+
+
+def run_unit(
+    unit: WorkUnit,
+    dataset: Dataset,
+    model: LoadedModel,
+    surrogate: nn.Module | None,
+    *,
+    device: torch.device,
+    batch_size: int,
+    attack: ResolvedAttack | None = None,
+) -> Outcome:
+    """Attack the unit's correctly classified samples and judge what comes back.
+
+    Raises whatever the model or the attack raises: a crash leaves no record and is no verdict.
+    """
+    started = time.monotonic()
+    attack = attack or resolve_attack(unit.attack)
+    part = slice(unit.start, unit.stop)
+    sample_ids = torch.arange(unit.start, unit.stop)
+    x, y = dataset.x[part].to(device), dataset.y[part].to(device)
+    threat = Threat(unit.norm, unit.eps)  # type: ignore[arg-type]  # Threat checks the norm
+    judged = instrument(judged_by(model.model), device)
+    right, clean_predictions = predict(judged, x, y)
+
+    attacked = instrument(model.model, device)
+    shown = None if surrogate is None else instrument(surrogate, device)
+    size = len(x) if attack.entry.whole_unit else batch_size
+    function = call(attack, shown)
+    results = [
+        function(attacked, x[rows], y[rows], threat, seed=unit.seed, sample_ids=sample_ids[rows.cpu()])
+        for rows in torch.nonzero(right).flatten().split(size)
+        if len(rows)
+    ]
+    x_adv = x.clone()
+    if results:
+        x_adv[right] = torch.cat([_checked(result.x_adv, x) for result in results])
+    judgement = judge(judged, x, y, x_adv, threat)
+    broken = judgement.broken & right
+    proved = _gather(results, lambda r: r.certified, right)
+    if bool((proved & broken).any()):
+        samples = sample_ids[(proved & broken).cpu()].tolist()
+        raise UnsoundError(f"{unit}: samples {samples} are both broken and certified")
+    verdicts = [
+        Verdict.MISCLASSIFIED if not r else Verdict.BROKEN if b else Verdict.CERTIFIED if c else Verdict.SURVIVED
+        for r, b, c in zip(right.tolist(), broken.tolist(), proved.tolist(), strict=True)
+    ]
+    adversarial = None
+    if bool(broken.any()):
+        adversarial = pack_adversarial(
+            sample_ids[broken.cpu()].numpy(), x_adv[broken].float().cpu().numpy().astype(np.float32)
+        )
+    record = UnitRecord(
+        key=unit.key,
+        unit=unit,
+        sample_ids=sample_ids.tolist(),
+        labels=y.tolist(),
+        clean_predictions=clean_predictions.tolist(),
+        predictions=judgement.predictions.tolist(),
+        verdicts=verdicts,
+        distances=[d if b else None for d, b in zip(judgement.distances.tolist(), broken.tolist(), strict=True)],
+        forwards=attacked.forwards + _passes(shown)[0],
+        backwards=attacked.backwards + _passes(shown)[1],
+        seconds=time.monotonic() - started,
+        flags=_flags(model, results, judgement.allowed & right, broken, right),
+        adversarial_sha256=None if adversarial is None else _sha256(adversarial),
+        provenance=Provenance(
+            commit=provenance.commit(),
+            versions=provenance.versions(),
+            machine=provenance.machine(device),
+            device=str(device),
+            finished=datetime.now(UTC).isoformat(timespec="seconds"),
+        ),
+    )
+    return Outcome(record, adversarial)
+
+
+def _checked(x_adv: Tensor, x: Tensor) -> Tensor:
+    if x_adv.shape[1:] != x.shape[1:]:
+        raise ValueError(f"the attack returned images of shape {tuple(x_adv.shape[1:])}, not {tuple(x.shape[1:])}")
+    return x_adv.detach().to(x)
+
+
+def _gather(results: list[AttackResult], pick: Callable[[AttackResult], Tensor | None], right: Tensor) -> Tensor:
+    """A per-sample mark of the attack, spread over all samples; False where it gave none."""
+    marks = torch.zeros_like(right)
+    parts = []
+    for result in results:
+        mark = pick(result)
+        parts.append(right.new_zeros(len(result.x_adv)) if mark is None else mark.to(right.device))
+    if parts:
+        marks[right] = torch.cat(parts)
+    return marks
+
+
+def _flags(
+    model: LoadedModel, results: list[AttackResult], allowed: Tensor, broken: Tensor, right: Tensor
+) -> list[str]:
+    flags = list(model.flags)
+    for result in results:
+        flags += result.flags
+    outside = int((right & ~allowed).sum())
+    if outside:
+        flags.append(f"{outside} candidates lay outside the threat model and were refused")
+    denied = int((_gather(results, lambda r: r.claimed, right) & ~broken & allowed).sum())
+    if denied:
+        flags.append(f"{denied} successes the attack claimed were denied by the judged head")
+    return list(dict.fromkeys(flags))
+
+
+def _passes(model: FixedBatch | None) -> tuple[int, int]:
+    return (0, 0) if model is None else (model.forwards, model.backwards)
+
+
+def _sha256(payload: bytes) -> str:
+    return hashlib.sha256(payload).hexdigest()

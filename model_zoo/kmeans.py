@@ -1,0 +1,66 @@
+"""k-means in pixel space as a classifier."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from model_zoo.clusters import by_class, check_clusters, class_index, pairwise_squared_distances
+
+
+class KMeansClassifier(nn.Module):
+    """Nearest labelled centroid in pixel space; logits = -(squared distance to the class's nearest centroid).
+
+    `centroids` (k, c, h, w) or (k, d), `labels` (k,). A class without a centroid gets a finite logit far
+    below the others and is never predicted. `variance` is the sigma^2 of ClusTR eq. 3 on the training set,
+    which the Magnet attack scales distances with; without one, 1/2 leaves them as they are.
+    """
+
+    centroids: Tensor
+    labels: Tensor
+    center: Tensor
+    index: Tensor
+    real: Tensor
+
+    def __init__(
+        self,
+        centroids: Float[Tensor, "k *image"],
+        labels: Int[Tensor, " k"],
+        num_classes: int,
+        variance: float = 0.5,
+    ):
+        super().__init__()
+        check_clusters(centroids, labels, num_classes)
+        if not variance > 0:
+            raise ValueError(f"variance must be positive, got {variance}")
+        flat = centroids.detach().flatten(1).float()
+        self.num_classes, self.variance = num_classes, float(variance)
+        self.register_buffer("centroids", flat)
+        self.register_buffer("labels", labels.detach().long())
+        # Distances are taken from the centroids' mean: shorter vectors, smaller rounding errors.
+        self.register_buffer("center", flat.mean(dim=0), persistent=False)
+        index, real = class_index(self.labels, num_classes)
+        self.register_buffer("index", index, persistent=False)
+        self.register_buffer("real", real, persistent=False)
+
+    @property
+    def cluster_labels(self) -> Int[Tensor, " k"]:
+        return self.labels
+
+    def squared_distances(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k"]:
+        """Squared euclidean distances of images to all centroids."""
+        return pairwise_squared_distances(x.flatten(1) - self.center, self.centroids - self.center)
+
+    def logits_from_distances(self, squared_distances: Float[Tensor, "n k"]) -> Float[Tensor, "n classes"]:
+        return by_class(-squared_distances, self.index, self.real).amax(dim=2)
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n classes"]:
+        return self.logits_from_distances(self.squared_distances(x))
+
+
+def majority_labels(
+    assignments: Int[Tensor, " n"], y: Int[Tensor, " n"], clusters: int, num_classes: int
+) -> Int[Tensor, " clusters"]:
+    """Each cluster's most frequent class among its members (ties to the lower class)."""
+    counts = torch.zeros(clusters, num_classes, dtype=torch.int64)
+    counts.index_put_((assignments, y), torch.ones_like(y), accumulate=True)
+    return counts.argmax(dim=1)

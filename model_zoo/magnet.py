@@ -1,0 +1,132 @@
+"""The soft nearest-cluster classifier of Magnet-loss networks (Rippel et al. 2016; ClusTR eq. 4)."""
+
+from typing import Literal, cast, get_args
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from model_zoo.clusters import (
+    by_class,
+    check_clusters,
+    class_index,
+    keep_nearest,
+    pairwise_squared_distances,
+)
+
+Head = Literal["log_sum_exp", "scores", "probabilities"]
+HEADS: tuple[Head, ...] = get_args(Head)
+
+
+class MagnetClassifier(nn.Module):
+    """p_c(x) proportional to the sum over class c's clusters of exp(-||f(x) - mu||^2 / (2 sigma^2)).
+
+    `backbone` maps images in [0, 1] to features (n, d); `centroids` (k, d), `labels` (k,), `variance` the
+    sigma^2 of eq. 3 over the training set; `nearest` is D, the number of clusters (of any class) that count
+    for a sample, None for all.
+
+    Three heads show one classifier to an attack:
+
+    - `log_sum_exp`: the logarithm of the class sums. Stable; predictions are always judged by it.
+    - `scores`: the raw class sums, which the papers' evaluation feeds to cross entropy as if they were
+      logits. They lie in (0, clusters a class], underflow and flatten the loss.
+    - `probabilities`: the normalised sums of eq. 4.
+
+    With `nearest` set, a class whose clusters are all excluded has probability 0, and a gradient that never
+    crosses the mask: `unmasked=True` shows attacks all clusters while judging keeps the mask.
+    """
+
+    centroids: Tensor
+    labels: Tensor
+    index: Tensor
+    real: Tensor
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        centroids: Float[Tensor, "k d"],
+        labels: Int[Tensor, " k"],
+        variance: float,
+        num_classes: int,
+        nearest: int | None = None,
+        head: Head = "log_sum_exp",
+        unmasked: bool = False,
+    ):
+        super().__init__()
+        check_clusters(centroids, labels, num_classes)
+        if not variance > 0:
+            raise ValueError(f"variance must be positive, got {variance}")
+        if head not in HEADS:
+            raise ValueError(f"head must be one of {', '.join(HEADS)}, got {head!r}")
+        if nearest is not None and not 1 <= nearest <= len(centroids):
+            raise ValueError(f"nearest must lie in 1..{len(centroids)} (the number of clusters), got {nearest}")
+        self.backbone = backbone
+        self.variance, self.num_classes = float(variance), num_classes
+        self.nearest, self.head, self.unmasked = nearest, head, unmasked
+        self.register_buffer("centroids", centroids.detach().float())
+        self.register_buffer("labels", labels.detach().long())
+        index, real = class_index(self.labels, num_classes)
+        self.register_buffer("index", index, persistent=False)
+        self.register_buffer("real", real, persistent=False)
+        self.eval()
+
+    @property
+    def cluster_labels(self) -> Int[Tensor, " k"]:
+        return self.labels
+
+    def features(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d"]:
+        return cast(Tensor, self.backbone(x))
+
+    def squared_distances(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k"]:
+        """Squared distances of the images' features to all centroids."""
+        return pairwise_squared_distances(self.features(x), self.centroids)
+
+    def logits_from_distances(self, squared_distances: Float[Tensor, "n k"]) -> Float[Tensor, "n classes"]:
+        exponents = -squared_distances / (2.0 * self.variance)
+        if not self.unmasked:
+            exponents = keep_nearest(exponents, self.nearest)
+        per_class = by_class(exponents, self.index, self.real)
+        if self.head == "scores":
+            return per_class.exp().sum(dim=2)
+        log_sums = per_class.logsumexp(dim=2)
+        return log_sums.softmax(dim=1) if self.head == "probabilities" else log_sums
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n classes"]:
+        return self.logits_from_distances(self.squared_distances(x))
+
+    def seen_through(self, head: Head, unmasked: bool = False) -> "MagnetClassifier":
+        """The same classifier (shared weights) under another head."""
+        return MagnetClassifier(
+            self.backbone,
+            self.centroids,
+            self.labels,
+            self.variance,
+            self.num_classes,
+            self.nearest,
+            head,
+            unmasked,
+        ).to(self.centroids.device)
+
+    @property
+    def judged(self) -> "MagnetClassifier":
+        """The head that decides a prediction, whichever head the attack saw."""
+        return self if self.head == "log_sum_exp" and not self.unmasked else self.seen_through("log_sum_exp")
+
+
+def fit_variance(
+    features: Float[Tensor, "n d"], centroids: Float[Tensor, "k d"], assignments: Int[Tensor, " n"]
+) -> float:
+    """sigma^2 of ClusTR eq. 3: sum of ||f(x_i) - mu(x_i)||^2 over the training set, divided by n - 1."""
+    total = (features.double() - centroids.double()[assignments]).square().sum()
+    return float(total / max(1, len(features) - 1))
+
+
+def nearest_own_cluster(
+    features: Float[Tensor, "n d"],
+    y: Int[Tensor, " n"],
+    centroids: Float[Tensor, "k d"],
+    labels: Int[Tensor, " k"],
+) -> Int[Tensor, " n"]:
+    """mu(x) of eq. 3: the nearest of the clusters of a sample's own class."""
+    distances = pairwise_squared_distances(features, centroids)
+    return distances.masked_fill(labels[None, :] != y[:, None], torch.inf).argmin(dim=1)

@@ -1,0 +1,1 @@
+"""Training recipes: one file a method, shared steps beside them."""

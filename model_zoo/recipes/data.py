@@ -1,0 +1,65 @@
+"""What a recipe is given to train on."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+VALIDATION_SAMPLES = 5000
+"""The last training images are held out, in every recipe: all choices are made on them."""
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Images in [0, 1] as float32 (n, c, h, w) and labels (n,), the validation images held out."""
+
+    name: str
+    sha256: str
+    num_classes: int
+    x: Float[Tensor, "n c h w"]
+    y: Int[Tensor, " n"]
+    x_val: Float[Tensor, "m c h w"]
+    y_val: Int[Tensor, " m"]
+
+    @property
+    def mean(self) -> list[float]:
+        return [float(v) for v in self.x.mean(dim=(0, 2, 3))]
+
+    @property
+    def std(self) -> list[float]:
+        return [float(v) for v in self.x.std(dim=(0, 2, 3)).clamp_min(1e-6)]
+
+
+def hold_out(name: str, sha256: str, num_classes: int, x: Tensor, y: Tensor) -> TrainingData:
+    """Split off the last images (at most a fifth of them) for validation."""
+    held = min(VALIDATION_SAMPLES, len(x) // 5)
+    cut = len(x) - held
+    absent = sorted(set(range(num_classes)) - set(y[:cut].unique().tolist()))
+    if absent:
+        raise ValueError(f"data set {name}: no training image of class {', '.join(map(str, absent))}")
+    return TrainingData(name, sha256, num_classes, x[:cut], y[:cut], x[cut:], y[cut:])
+
+
+_MIRRORED = ("fashion-mnist", "cifar10", "cifar10-q75", "cifar100")
+_SHIFT = {"fashion-mnist": 2, "mnist": 2, "cifar10": 4, "cifar10-q75": 4, "cifar100": 4}
+
+
+def augment(x: Float[Tensor, "n c h w"], dataset: str, generator: torch.Generator) -> Float[Tensor, "n c h w"]:
+    """Random shifts (zero padding), and mirror images where left and right mean nothing.
+
+    4 pixels on 32x32 images as in ClusTR appendix D, 2 on 28x28; none for SVHN and unknown data sets.
+    """
+    n, _, h, w = x.shape
+    if dataset in _MIRRORED:
+        flip = torch.rand(n, generator=generator).to(x.device) < 0.5
+        x = torch.where(flip[:, None, None, None], x.flip(3), x)
+    shift = _SHIFT.get(dataset, 0)
+    if shift == 0:
+        return x
+    padded = torch.nn.functional.pad(x, (shift,) * 4)
+    rows = torch.randint(2 * shift + 1, (n, 1), generator=generator) + torch.arange(h)
+    columns = torch.randint(2 * shift + 1, (n, 1), generator=generator) + torch.arange(w)
+    sample = torch.arange(n)[:, None, None]
+    picked = padded[sample, :, rows[:, :, None], columns[:, None, :]]
+    return picked.permute(0, 3, 1, 2).contiguous()

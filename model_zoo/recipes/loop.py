@@ -1,0 +1,140 @@
+"""The training loop all recipes share: epochs, log, checkpoints, resume."""
+
+import hashlib
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+logger = logging.getLogger(__name__)
+
+Progress = Callable[[Iterable[Any], str], Iterable[Any]]
+"""(steps, description) to the same steps, shown to a person or not."""
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """Where and how a training happens; `identity` names everything its result depends on."""
+
+    seed: int
+    device: torch.device
+    folder: Path | None
+    identity: str
+    progress: Progress = lambda steps, _: steps
+
+    def generator(self, *purpose: str | int) -> torch.Generator:
+        """A CPU generator keyed by (seed, purpose): an epoch's numbers do not depend on how it was reached."""
+        name = "/".join(map(str, (self.seed, *purpose)))
+        key = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=4).digest(), "little")
+        return torch.Generator().manual_seed(key)
+
+
+Epoch = Callable[[int], dict[str, float]]
+"""Train one epoch (counted from 0) and return its figures for the log."""
+
+
+def train_epochs(
+    run: TrainingRun,
+    stage: str,
+    module: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    epochs: int,
+    one_epoch: Epoch,
+) -> list[dict[str, float]]:
+    """Run the epochs a checkpoint of this stage has not seen yet, saving after each.
+
+    A killed training starts again at the last finished epoch and ends with the same weights, because an
+    epoch's random numbers are keyed by its number. Raises FloatingPointError when a loss is not finite;
+    the last good checkpoint stays.
+    """
+    history = _restore(run, stage, module, optimiser)
+    for epoch in range(len(history), epochs):
+        started = time.monotonic()
+        figures = one_epoch(epoch)
+        figures["seconds"] = round(time.monotonic() - started, 1)
+        history.append(figures)
+        _store(run, stage, module, optimiser, history)
+        shown = ", ".join(f"{k} {v:.4g}" for k, v in figures.items())
+        logger.info("%s: epoch %d of %d: %s", stage, epoch + 1, epochs, shown)
+    return history
+
+
+def check_finite(loss: Tensor, term: str, step: int) -> None:
+    """Raise FloatingPointError, naming the term, when a loss is not finite."""
+    if not torch.isfinite(loss):
+        raise FloatingPointError(f"the {term} became {loss.item()} at step {step}; the last good checkpoint is kept")
+
+
+def shuffled_batches(n: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Index batches of one epoch; a last batch smaller than batch_size is left out, unless it is the only one."""
+    order = torch.randperm(n, generator=generator)
+    full = n // batch_size
+    yield from order[: full * batch_size].split(batch_size) if full else [order]
+
+
+def set_learning_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
+    for group in optimiser.param_groups:
+        group["lr"] = rate
+
+
+def one_cycle(progress: float, peak: float, warm_up: float = 0.2) -> float:
+    """Learning rate at `progress` in [0, 1]: up to `peak` in a line, then down to 0 in another."""
+    return peak * (progress / warm_up if progress < warm_up else (1.0 - progress) / (1.0 - warm_up))
+
+
+def _checkpoint(run: TrainingRun, stage: str) -> Path | None:
+    return None if run.folder is None else run.folder / f"{stage}.checkpoint.safetensors"
+
+
+def _store(
+    run: TrainingRun,
+    stage: str,
+    module: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    history: list[dict[str, float]],
+) -> None:
+    path = _checkpoint(run, stage)
+    if path is None:
+        return
+    tensors = {f"module/{k}": v.contiguous() for k, v in module.state_dict().items()}
+    for parameter, state in optimiser.state_dict()["state"].items():
+        for key, value in state.items():
+            if isinstance(value, Tensor):
+                tensors[f"optimiser/{parameter}/{key}"] = value.contiguous()
+    payload = save(tensors, metadata={"identity": run.identity, "history": json.dumps(history)})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".partial")
+    temporary.write_bytes(payload)
+    os.replace(temporary, path)
+
+
+def _restore(
+    run: TrainingRun, stage: str, module: nn.Module, optimiser: torch.optim.Optimizer
+) -> list[dict[str, float]]:
+    path = _checkpoint(run, stage)
+    if path is None or not path.exists():
+        return []
+    with safe_open(path, framework="pt", device=str(run.device)) as file:
+        metadata = file.metadata() or {}
+        if metadata.get("identity") != run.identity:
+            raise ValueError(f"{path} belongs to a training with other settings; remove it or choose another --out")
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - safe_open has no iteration
+    module.load_state_dict({k.removeprefix("module/"): v for k, v in tensors.items() if k.startswith("module/")})
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        if key.startswith("optimiser/"):
+            _, parameter, name = key.split("/")
+            state.setdefault(int(parameter), {})[name] = value
+    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+    history: list[dict[str, float]] = json.loads(metadata["history"])
+    logger.info("%s: resumed after epoch %d", stage, len(history))
+    return history

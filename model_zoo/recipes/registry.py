@@ -1,0 +1,73 @@
+"""Recipes by name: RECIPES maps a training method to its file."""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, cast
+
+from torch import nn
+
+from model_zoo.errors import ModelError
+from model_zoo.recipes import clustr, clustr_qtrades, kmeans, nominal, nominal_kmeans_head, pgd_at
+from model_zoo.recipes.data import TrainingData
+from model_zoo.recipes.loop import TrainingRun
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A training method: its settings class and its function (data, settings, run) -> model."""
+
+    name: str
+    summary: str
+    settings: type[Any]
+    train: Callable[[TrainingData, Any, TrainingRun], nn.Module]
+
+
+def _recipe(name: str, module: ModuleType) -> Recipe:
+    first_line = (module.__doc__ or "").strip().splitlines()[0]
+    summary = first_line.split(": ", 1)[1].rstrip(".")
+    return Recipe(name, summary, module.Settings, module.train)
+
+
+RECIPES: dict[str, Recipe] = {
+    name: _recipe(name, module)
+    for name, module in {
+        "kmeans": kmeans,
+        "nominal": nominal,
+        "nominal-kmeans-head": nominal_kmeans_head,
+        "pgd-at": pgd_at,
+        "clustr": clustr,
+        "clustr-qtrades": clustr_qtrades,
+    }.items()
+}
+
+
+def settings_from(recipe: Recipe, assignments: list[str]) -> Any:
+    """The recipe's settings with `key=value` strings applied; ModelError names a key or value it refuses.
+
+    Numbers may be written as fractions, like 8/255.
+    """
+    fields = {field.name: field for field in dataclasses.fields(recipe.settings)}
+    changes: dict[str, Any] = {}
+    for assignment in assignments:
+        key, separator, text = assignment.partition("=")
+        if not separator or key not in fields:
+            raise ModelError(
+                f"recipe {recipe.name}: cannot set {assignment!r}; accepted: {', '.join(f'{k}=...' for k in fields)}"
+            )
+        changes[key] = _parse(recipe.name, key, text, cast(type, fields[key].type))
+    return recipe.settings(**changes)
+
+
+def _parse(recipe: str, key: str, text: str, kind: type) -> Any:
+    if kind is str:
+        return text
+    try:
+        numerator, _, denominator = text.partition("/")
+        value = kind(numerator) / kind(denominator) if denominator else kind(numerator)
+    except (ValueError, ZeroDivisionError):
+        raise ModelError(f"recipe {recipe}: {key} must be {kind.__name__}, got {text!r}") from None
+    if value < 0:
+        raise ModelError(f"recipe {recipe}: {key} must not be negative, got {text}")
+    return kind(value)

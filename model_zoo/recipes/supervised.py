@@ -1,0 +1,78 @@
+"""Steps that ordinary (non-clustering) recipes share: one epoch, accuracy on held-out images."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from model_zoo.adapter import LogitsModel, channels_last
+from model_zoo.architectures import build
+from model_zoo.recipes.data import TrainingData, augment
+from model_zoo.recipes.loop import (
+    TrainingRun,
+    check_finite,
+    one_cycle,
+    set_learning_rate,
+    shuffled_batches,
+    train_epochs,
+)
+
+BatchLoss = Callable[[nn.Module, Tensor, Tensor, torch.Generator], Tensor]
+"""(model, x, y, generator) to the mean loss of a batch; the model takes images in [0, 1]."""
+
+
+@dataclass(frozen=True)
+class Supervised:
+    """Settings of a recipe that trains a network by SGD on one loss."""
+
+    architecture: str = "small-resnet"
+    epochs: int = 15
+    batch_size: int = 128
+    learning_rate: float = 0.2
+    weight_decay: float = 5e-4
+
+
+def fit(data: TrainingData, settings: Supervised, run: TrainingRun, stage: str, batch_loss: BatchLoss) -> LogitsModel:
+    """SGD with Nesterov momentum 0.9 and a one-cycle learning rate; the last epoch's weights."""
+    torch.manual_seed(run.seed)  # initialisation only; every later number has a generator of its own
+    network = build(settings.architecture, data.x.shape[1], data.num_classes)
+    model = channels_last(LogitsModel(network, data.mean, data.std).to(run.device))
+    optimiser = torch.optim.SGD(
+        model.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=settings.weight_decay
+    )
+    steps = max(1, len(data.x) // settings.batch_size)
+
+    def one_epoch(epoch: int) -> dict[str, float]:
+        generator = run.generator(stage, epoch)
+        model.train()
+        total = 0.0
+        batches = list(shuffled_batches(len(data.x), settings.batch_size, generator))
+        for step, batch in enumerate(run.progress(batches, f"{stage} {epoch + 1}/{settings.epochs}")):
+            progress = (epoch + step / steps) / settings.epochs
+            set_learning_rate(optimiser, one_cycle(progress, settings.learning_rate))
+            x = augment(data.x[batch].to(run.device), data.name, generator)
+            loss = batch_loss(model, x, data.y[batch].to(run.device), generator)
+            check_finite(loss, "training loss", epoch * steps + step)
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            optimiser.step()
+            total += loss.item()
+        model.eval()
+        return {"loss": total / len(batches), "validation": accuracy(model, data.x_val, data.y_val)}
+
+    train_epochs(run, stage, model, optimiser, settings.epochs, one_epoch)
+    model.eval()
+    return model
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module, x: Float[Tensor, "n c h w"], y: Int[Tensor, " n"], batch_size: int = 500) -> float:
+    """Fraction of correct predictions."""
+    device = next(iter(model.state_dict().values())).device
+    correct = sum(
+        int((model(a.to(device)).argmax(dim=1).cpu() == b).count_nonzero())
+        for a, b in zip(x.split(batch_size), y.split(batch_size), strict=True)
+    )
+    return correct / len(x)

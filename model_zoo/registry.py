@@ -1,0 +1,104 @@
+"""Models by name: `MODELS` lists the zoo, `load` resolves every spelling a user may give."""
+
+import difflib
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from model_zoo.errors import ModelError
+from model_zoo.external import is_factory, load_factory, load_robustbench
+from model_zoo.magnet import HEADS, Head, MagnetClassifier
+from model_zoo.weights import ModelCard, load_model, read_card
+
+ZOO = Path(__file__).parent / "weights"
+ROBUSTBENCH_FOLDER = Path.home() / ".cache" / "clustrbench" / "robustbench"
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A classifier as the attack sees it.
+
+    `group` names the classifier behind the head: models of one group make the same predictions.
+    """
+
+    name: str
+    group: str
+    model: nn.Module
+    sha256: str
+    card: ModelCard | None = None
+    flags: tuple[str, ...] = ()
+
+
+@functools.cache
+def zoo_cards() -> Mapping[str, ModelCard]:
+    """The cards of the models that ship, by name."""
+    cards = [read_card(path) for path in sorted(ZOO.glob("*.safetensors"))]
+    return {card.name: card for card in cards}
+
+
+def load(name: str, device: torch.device | str = "cpu") -> LoadedModel:
+    """Load a model by name; ModelError, one line, when that cannot be done.
+
+    A name is a model of the zoo, a path to a .safetensors file with its card beside it,
+    `robustbench:THREAT/DATASET/NAME`, or `package.module:factory`. A Magnet classifier takes options after
+    an @, separated by commas: a head (`@scores`), `nearest=D`, `unmasked`.
+    """
+    base, _, options = name.partition("@")
+    device = torch.device(device)
+    if base.startswith("robustbench:"):
+        _refuse_options(name, options)
+        model, sha256 = load_robustbench(base, device, ROBUSTBENCH_FOLDER)
+        return LoadedModel(name, name, model, sha256)
+    if base.endswith(".safetensors"):
+        model, card = load_model(Path(base), device)
+    elif base in zoo_cards():
+        model, card = load_model(ZOO / f"{base}.safetensors", device)
+    elif is_factory(base):
+        _refuse_options(name, options)
+        model, sha256, flags = load_factory(base, device)
+        return LoadedModel(name, name, model, sha256, flags=flags)
+    else:
+        raise ModelError(_unknown(base))
+    if not options:
+        return LoadedModel(name, base, model, card.sha256, card)
+    if not isinstance(model, MagnetClassifier):
+        raise ModelError(f"model {name}: {base} has no heads; options after @ are for Magnet classifiers")
+    model, group = _apply_options(name, base, model, options.split(","))
+    return LoadedModel(name, group, model, card.sha256, card)
+
+
+def _apply_options(name: str, base: str, model: MagnetClassifier, options: list[str]) -> tuple[MagnetClassifier, str]:
+    head: Head = model.head
+    unmasked, group = False, base
+    for option in options:
+        if option in HEADS:
+            head = option
+        elif option == "unmasked":
+            unmasked = True
+        elif option.startswith("nearest=") and option.removeprefix("nearest=").isdecimal():
+            model.nearest = int(option.removeprefix("nearest="))
+            group = f"{base}@{option}"
+        else:
+            raise ModelError(
+                f"model {name}: unknown option {option!r}; accepted: {', '.join(HEADS)}, nearest=D, unmasked"
+            )
+    try:
+        return model.seen_through(head, unmasked), group
+    except ValueError as error:
+        raise ModelError(f"model {name}: {error}") from None
+
+
+def _refuse_options(name: str, options: str) -> None:
+    if options:
+        raise ModelError(f"model {name}: options after @ are for the zoo's Magnet classifiers")
+
+
+def _unknown(name: str) -> str:
+    known = sorted(zoo_cards())
+    close = difflib.get_close_matches(name, known)
+    hint = f"did you mean {' or '.join(close)}?" if close else f"the zoo has {', '.join(known)}"
+    return f"unknown model {name!r}; {hint} (or package.module:factory, FILE.safetensors, robustbench:...)"

@@ -1,0 +1,1 @@
+"""Records of evaluations, their store and their tables; no torch, opens anywhere in a second."""

@@ -1,0 +1,123 @@
+"""Records to rows: one row a model as attacked, models of one classifier together, best worst case first."""
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from results.aggregate import (
+    Proportion,
+    certified,
+    standing,
+    verdicts_by_sample,
+    wilson,
+    worst_case,
+)
+from results.records import UnitRecord, Verdict, WorkUnit
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model under one threat.
+
+    `attacks` holds each attack alone, over all `n` samples; an attack that is not done is missing there.
+    `robust_upper` is the worst case per sample over all attacks of the classifier, through every head it
+    was attacked; `robust_lower` the proven part. Both are None until every planned unit is done, and so is
+    `rank`. `rank` is shared by the rows of one classifier.
+    """
+
+    model: str
+    group: str
+    dataset: str
+    norm: str
+    eps: float
+    n: int
+    done: int
+    rank: int | None
+    clean: Proportion | None
+    attacks: dict[str, Proportion]
+    robust_upper: Proportion | None
+    robust_lower: Proportion | None
+    flags: list[str] = field(default_factory=list)
+
+
+Classifier = tuple[str, str, str, str, str, float]
+"""Group, weights, data set, data, norm and eps: what a verdict is about."""
+
+
+def leaderboard(units: Sequence[WorkUnit], records: Iterable[UnitRecord]) -> list[Row]:
+    """Rows of the planned units; ValueError when they mix protocols."""
+    protocols = sorted({unit.protocol for unit in units})
+    if len(protocols) > 1:
+        raise ValueError(f"a table cannot mix protocols {', '.join(map(str, protocols))}")
+    done = {record.key: record for record in records}
+    planned: dict[Classifier, list[WorkUnit]] = defaultdict(list)
+    for unit in units:
+        planned[_classifier(unit)].append(unit)
+    groups = [_rows_of(members, done) for members in planned.values()]
+    groups.sort(key=_rank_key)
+    rows: list[Row] = []
+    rank, last = 0, None
+    for position, group in enumerate(groups, start=1):
+        upper = group[0].robust_upper
+        if upper is not None:
+            rank, last = (rank, last) if last == upper.value else (position, upper.value)
+        rows += [_ranked(row, rank if upper is not None else None) for row in group]
+    return rows
+
+
+def _classifier(unit: WorkUnit) -> Classifier:
+    return unit.group, unit.weights_sha256, unit.dataset, unit.data_sha256, unit.norm, unit.eps
+
+
+def _rank_key(group: list[Row]) -> tuple[str, str, float, bool, float, float]:
+    """By data set and threat, complete rows first, then by worst case and clean accuracy, falling."""
+    row = group[0]
+    upper = row.robust_upper.value if row.robust_upper else 0.0
+    clean = row.clean.value if row.clean else 0.0
+    return row.dataset, row.norm, row.eps, row.robust_upper is None, -upper, -clean
+
+
+def _rows_of(units: list[WorkUnit], done: dict[str, UnitRecord]) -> list[Row]:
+    """The rows of one classifier, one for each head it is attacked through."""
+    records = [done[unit.key] for unit in units if unit.key in done]
+    complete = len(records) == len(units)
+    worst: dict[int, Verdict] = {}
+    if complete:
+        worst = worst_case(verdicts_by_sample([record]) for record in records)
+    models = dict.fromkeys(unit.model for unit in units)
+    return [_row(model, [u for u in units if u.model == model], done, worst if complete else None) for model in models]
+
+
+def _row(model: str, units: list[WorkUnit], done: dict[str, UnitRecord], worst: dict[int, Verdict] | None) -> Row:
+    n = len({sample for unit in units for sample in range(unit.start, unit.stop)})
+    parts: dict[str, list[WorkUnit]] = defaultdict(list)
+    for unit in units:
+        parts[unit.attack].append(unit)
+    cells: dict[str, Proportion] = {}
+    flags: dict[str, None] = {}
+    for attack, attack_units in parts.items():
+        records = [done[unit.key] for unit in attack_units if unit.key in done]
+        flags |= dict.fromkeys(f"{attack}: {flag}" for record in records for flag in record.flags)
+        if len(records) == len(attack_units):
+            cells[attack] = wilson(standing(verdicts_by_sample(records)), n)
+    first = units[0]
+    return Row(
+        model=model,
+        group=first.group,
+        dataset=first.dataset,
+        norm=first.norm,
+        eps=first.eps,
+        n=n,
+        done=min(sum(u.stop - u.start for u in part if u.key in done) for part in parts.values()),
+        rank=None,
+        clean=cells.pop("clean", None),
+        attacks=cells,
+        robust_upper=None if worst is None else wilson(standing(worst), n),
+        robust_lower=None if worst is None else wilson(certified(worst), n),
+        flags=list(flags),
+    )
+
+
+def _ranked(row: Row, rank: int | None) -> Row:
+    return dataclasses.replace(row, rank=rank)

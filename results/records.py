@@ -1,0 +1,109 @@
+"""What an evaluation leaves behind: units of work, and their records with one verdict a sample."""
+
+import hashlib
+import json
+from enum import StrEnum
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+PROTOCOL = 1
+"""Raised when a change of the code may change a number; no table mixes two protocols."""
+
+Scalar = str | int | float | bool | None
+
+
+class Verdict(StrEnum):
+    """What is known of one sample under one attack and threat."""
+
+    MISCLASSIFIED = "misclassified"
+    BROKEN = "broken"
+    SURVIVED = "survived"
+    CERTIFIED = "certified"
+
+
+class WorkUnit(BaseModel):
+    """One attack on one model over samples start..stop-1; everything its numbers depend on.
+
+    `group` names the classifier behind a head: units of one group judge the same classifier. `eps` is in
+    input units. Commit, device and batch size are provenance, not identity.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str
+    group: str
+    weights_sha256: str
+    dataset: str
+    data_sha256: str
+    norm: str
+    eps: float = Field(gt=0)
+    attack: str
+    params: dict[str, Scalar]
+    start: int = Field(ge=0)
+    stop: int
+    seed: int
+    protocol: int = PROTOCOL
+
+    @property
+    def key(self) -> str:
+        """sha256 of the canonical JSON."""
+        return hashlib.sha256(canonical_json(self)).hexdigest()
+
+    def __str__(self) -> str:
+        return f"{self.model} under {self.attack}, {self.norm} {self.eps:.4g}, samples {self.start}-{self.stop - 1}"
+
+
+class Provenance(BaseModel):
+    """Where and when a record was made; never part of its identity."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    commit: str
+    versions: dict[str, str]
+    machine: str
+    device: str
+    finished: str
+
+
+class UnitRecord(BaseModel):
+    """The outcome of a unit; the arrays hold one entry a sample.
+
+    `distances` are in the unit's norm, to the adversarial image of a broken sample, None elsewhere.
+    `predictions` are the classes predicted on the attack's images; `forwards` and `backwards` count passes
+    of single samples; `flags` are sentences about anything that touches trust. `adversarial_sha256` is the
+    checksum of the safetensors file with the broken samples' images, None where no sample broke.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    key: str
+    unit: WorkUnit
+    sample_ids: list[int]
+    labels: list[int]
+    clean_predictions: list[int]
+    predictions: list[int]
+    verdicts: list[Verdict]
+    distances: list[float | None]
+    forwards: int
+    backwards: int
+    seconds: float
+    flags: list[str]
+    adversarial_sha256: str | None
+    provenance: Provenance
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.key != self.unit.key:
+            raise ValueError("key does not belong to unit")
+        arrays = (self.labels, self.clean_predictions, self.predictions, self.verdicts, self.distances)
+        if self.sample_ids != list(range(self.unit.start, self.unit.stop)):
+            raise ValueError("sample_ids are not the unit's samples")
+        if any(len(array) != len(self.sample_ids) for array in arrays):
+            raise ValueError("arrays differ in length")
+        return self
+
+
+def canonical_json(model: BaseModel) -> bytes:
+    """JSON with sorted keys and no spaces: the same bytes for the same content."""
+    return json.dumps(model.model_dump(mode="json"), sort_keys=True, separators=(",", ":")).encode()

@@ -1,0 +1,170 @@
+"""Rows to text: terminal and markdown for people (percentages), CSV and JSON for machines (fractions)."""
+
+import json
+from collections.abc import Callable, Sequence
+from io import StringIO
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from results.aggregate import Proportion
+from results.leaderboard import Row
+
+LEGEND = (
+    "Robust accuracy in %, each attack alone over all n samples; worst: per sample over all attacks on the "
+    "classifier, through every head, with its 95 % Wilson interval. ↳ the same classifier attacked through "
+    "another head. – not applicable."
+)
+
+
+def render(rows: Sequence[Row], form: str) -> str:
+    """The leaderboard as `terminal`, `md`, `csv` or `json`."""
+    return FORMATS[form](rows)
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    parts = ["# Leaderboard\n"]
+    for title, table in _tables(rows):
+        frame = pd.DataFrame(_lines(table), dtype=str)
+        align = ["right" if column not in ("model",) else "left" for column in frame.columns]
+        parts.append(f"## {title}\n\n{frame.to_markdown(index=False, disable_numparse=True, colalign=align)}\n")
+        parts += [f"- {note}" for note in _notes(table)]
+        parts.append("")
+    parts.append(LEGEND)
+    return "\n".join(parts) + "\n"
+
+
+def terminal(rows: Sequence[Row]) -> str:
+    console = Console(file=StringIO(), force_terminal=False, width=140, legacy_windows=False)
+    for title, table in _tables(rows):
+        lines = _lines(table)
+        shown = Table(title=title, title_justify="left", header_style="bold")
+        for column in lines[0]:
+            shown.add_column(column, justify="left" if column == "model" else "right", no_wrap=True)
+        for line in lines:
+            shown.add_row(*line.values())
+        console.print(shown)
+        for note in _notes(table):
+            console.print(f"  note: {note}", highlight=False, soft_wrap=True)
+    console.print(LEGEND, highlight=False)
+    assert isinstance(console.file, StringIO)
+    return console.file.getvalue()
+
+
+def as_csv(rows: Sequence[Row]) -> str:
+    """One line a row; every proportion with its interval; an empty field is undefined."""
+    records = []
+    for row in rows:
+        record: dict[str, Any] = {
+            "rank": row.rank,
+            "model": row.model,
+            "group": row.group,
+            "dataset": row.dataset,
+            "norm": row.norm,
+            "eps": row.eps,
+            "n": row.n,
+            "done": row.done,
+        }
+        named = {
+            "clean": row.clean,
+            **row.attacks,
+            "robust_upper": row.robust_upper,
+            "robust_lower": row.robust_lower,
+        }
+        for name, proportion in named.items():
+            record[name] = proportion.value if proportion else None
+            record[f"{name}_low"] = proportion.low if proportion else None
+            record[f"{name}_high"] = proportion.high if proportion else None
+        record["flags"] = "; ".join(row.flags)
+        records.append(record)
+    return pd.DataFrame(records).astype({"rank": "Int64"}).to_csv(index=False)
+
+
+def as_json(rows: Sequence[Row]) -> str:
+    """One object a row."""
+    return json.dumps([row_object(row) for row in rows], indent=2, ensure_ascii=False) + "\n"
+
+
+def row_object(row: Row) -> dict[str, Any]:
+    """A row as plain data, accuracies as fractions, the undefined as None."""
+    return {
+        "rank": row.rank,
+        "model": row.model,
+        "group": row.group,
+        "dataset": row.dataset,
+        "norm": row.norm,
+        "eps": row.eps,
+        "n": row.n,
+        "done": row.done,
+        "clean": row.clean.value if row.clean else None,
+        "attacks": {
+            name: {"robust_accuracy": p.value, "low": p.low, "high": p.high, "n": p.n}
+            for name, p in row.attacks.items()
+        },
+        "robust_upper": row.robust_upper.value if row.robust_upper else None,
+        "robust_upper_low": row.robust_upper.low if row.robust_upper else None,
+        "robust_upper_high": row.robust_upper.high if row.robust_upper else None,
+        "robust_lower": row.robust_lower.value if row.robust_lower else None,
+        "flags": row.flags,
+    }
+
+
+FORMATS: dict[str, Callable[[Sequence[Row]], str]] = {
+    "terminal": terminal,
+    "md": markdown,
+    "csv": as_csv,
+    "json": as_json,
+}
+
+
+def _tables(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
+    """Rows by data set and threat, with a title."""
+    tables: dict[tuple[str, str, float, int], list[Row]] = {}
+    for row in rows:
+        tables.setdefault((row.dataset, row.norm, row.eps, row.n), []).append(row)
+    return [
+        (f"{dataset}, {norm} eps = {show_eps(eps)}, n = {n}", members)
+        for (dataset, norm, eps, n), members in tables.items()
+    ]
+
+
+def _lines(rows: Sequence[Row]) -> list[dict[str, str]]:
+    attacks = list(dict.fromkeys(name for row in rows for name in row.attacks))
+    lines = []
+    seen: set[str] = set()
+    for row in rows:
+        first = row.group not in seen
+        seen.add(row.group)
+        option = row.model.removeprefix(row.group).lstrip("@,")
+        line = {
+            "#": str(row.rank) if row.rank and first else "",
+            "model": row.model if first or not option else f"  ↳ @{option}",
+            "clean": _percent(row.clean),
+        }
+        line |= {name: _percent(row.attacks.get(name)) for name in attacks}
+        if row.robust_upper:
+            low, high = 100 * row.robust_upper.low, 100 * row.robust_upper.high
+            line["worst"] = f"{_percent(row.robust_upper)} ({low:.1f}–{high:.1f})"
+        else:
+            line["worst"] = f"{row.done}/{row.n} done"
+        lines.append(line)
+    return lines
+
+
+def _notes(rows: Sequence[Row]) -> list[str]:
+    return [f"{row.model}: {flag}" for row in rows for flag in row.flags]
+
+
+def _percent(proportion: Proportion | None) -> str:
+    return "–" if proportion is None else f"{100 * proportion.value:.2f}"
+
+
+def show_eps(eps: float) -> str:
+    """8/255 rather than 0.03137 where eps is a multiple of a half in pixel values below 255."""
+    scaled = eps * 255
+    halves = round(2 * scaled)
+    if halves and abs(2 * scaled - halves) < 1e-6 and abs(round(eps, 2) - eps) > 1e-9:
+        return f"{halves // 2}/255" if halves % 2 == 0 else f"{halves / 2}/255"
+    return f"{eps:g}"
