@@ -59,6 +59,7 @@ def train(
         "recipe": recipe_name,
         "settings": dataclasses.asdict(settings),
         "command": command,
+        "trained_head": getattr(settings, "head", None),
         "architecture": getattr(settings, "architecture", None),
         "input_shape": tuple(data.x.shape[1:]),
         "num_classes": data.num_classes,

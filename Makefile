@@ -1,0 +1,35 @@
+# make bench   the main job, from nothing to a leaderboard
+# make test    the tests
+# make check   format, lint, types, import contract
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.PHONY: bench test check constraints clean
+
+bench: $(INSTALLED)
+	$(BIN)/bench run
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+check: $(INSTALLED)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# The environment is made anew when its pins or the project's requirements change.
+$(INSTALLED): constraints.txt pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=...")'
+	$(PYTHON) -m venv --clear .venv
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $@
+
+constraints:
+	{ sed -n 1,2p constraints.txt; \
+	  $(BIN)/pip freeze --all --exclude-editable --exclude pip | grep -v '^clustrbench' | sed 's/^torch==/torch===/'; \
+	} > constraints.new && mv constraints.new constraints.txt
+
+clean:
+	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

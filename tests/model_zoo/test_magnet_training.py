@@ -1,0 +1,189 @@
+"""The training losses against their equations, gradients against finite differences."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from attacks.threat import NORMS, Norm, Threat
+from model_zoo.magnet import MagnetClassifier
+from model_zoo.recipes import clustr_qtrades
+from model_zoo.recipes.cluster_index import cluster_features
+from model_zoo.recipes.data import TrainingData
+from model_zoo.recipes.loop import TrainingRun
+from model_zoo.recipes.magnet_training import ExtraTerm, MagnetBatch, MagnetSettings, fit_classifier, magnet_loss
+from model_zoo.recipes.perturb import uniform_start
+from model_zoo.recipes.soft_assignment import log_probabilities
+from tests.model_zoo.builders import Array, brute_squared_distances, digits_data, images
+
+CLUSTERS, PER_CLUSTER = torch.tensor([4, 0, 7, 2]), 5
+LABELS = torch.tensor([2, 0, 3, 0])
+"""The second and the fourth cluster are of one class: neither counts as wrong for the other."""
+
+
+def rippel(features: Array, alpha: float) -> Array:
+    """Rippel et al. 2016, eq. 5, one image at a time: means and variance of the batch, variance over n - 1."""
+    groups = features.reshape(4, PER_CLUSTER, -1)
+    means = [group.sum(axis=0) / PER_CLUSTER for group in groups]
+    variance = sum(((r - mean) ** 2).sum() for group, mean in zip(groups, means, strict=True) for r in group)
+    variance /= 4 * PER_CLUSTER - 1
+    losses = []
+    for m, group in enumerate(groups):
+        for r in group:
+            numerator = -((r - means[m]) ** 2).sum() / (2 * variance) - alpha
+            wrong = [np.exp(-((r - means[k]) ** 2).sum() / (2 * variance)) for k in range(4) if LABELS[k] != LABELS[m]]
+            losses.append(max(0.0, -numerator + np.log(sum(wrong))))
+    return np.array(losses)
+
+
+def batch_features(spread: float) -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    centres = torch.randn(4, 1, 3, generator=generator, dtype=torch.float64)
+    noise = torch.randn(4, PER_CLUSTER, 3, generator=generator, dtype=torch.float64)
+    return (centres + spread * noise).reshape(-1, 3)
+
+
+@pytest.mark.parametrize(("spread", "alpha"), [(0.5, 1.0), (0.5, 12.5), (0.2, 0.0), (2.0, 0.3)])
+def test_the_magnet_loss_is_equation_5_with_its_hinge(spread: float, alpha: float) -> None:
+    features = batch_features(spread)
+    expected = rippel(features.numpy(), alpha)
+    mean, per_cluster = magnet_loss(features, CLUSTERS, LABELS, alpha)
+    assert mean.item() == pytest.approx(expected.mean(), rel=1e-9, abs=1e-12)
+    np.testing.assert_allclose(per_cluster.numpy(), expected.reshape(4, -1).mean(axis=1), rtol=1e-9, atol=1e-12)
+    assert not per_cluster.requires_grad
+
+
+def test_the_hinge_closes_for_some_images_and_not_for_others() -> None:
+    """Of the cases above, alpha 0 at spread 0.2 shows both sides; no image's loss is negative."""
+    features = batch_features(0.2)
+    expected = rippel(features.numpy(), 2.0)
+    assert 0 < (expected == 0).sum() < len(expected), "the case must show both sides"
+    assert magnet_loss(features, CLUSTERS, LABELS, 2.0)[0].item() == pytest.approx(expected.mean(), rel=1e-9)
+    closed = magnet_loss(batch_features(0.01), CLUSTERS, LABELS, 2.0)
+    assert closed[0].item() == 0.0
+    assert closed[1].tolist() == [0.0] * 4
+
+
+def finite_differences(function: Callable[[Array], float], at: Array, step: float = 1e-6) -> Array:
+    gradient = np.zeros_like(at)
+    for place in np.ndindex(*at.shape):
+        shift = np.zeros_like(at)
+        shift[place] = step
+        gradient[place] = (function(at + shift) - function(at - shift)) / (2 * step)
+    return gradient
+
+
+def test_gradients_flow_through_the_batchs_means_and_variance() -> None:
+    features = batch_features(0.5).requires_grad_(True)
+    (gradient,) = torch.autograd.grad(magnet_loss(features, CLUSTERS, LABELS, 3.0)[0], features)
+    expected = finite_differences(lambda f: float(rippel(f, 3.0).mean()), features.detach().numpy())
+    np.testing.assert_allclose(gradient.numpy(), expected, rtol=0, atol=1e-8)
+
+
+CENTROID_LABELS = torch.tensor([0, 1, 1, 3, 0, 3, 1])
+
+
+def equation_4(features: Tensor, centroids: Tensor, variance: float, classes: int) -> Array:
+    exponentials = np.exp(-brute_squared_distances(features, centroids) / (2 * variance))
+    sums = np.stack([exponentials[:, CENTROID_LABELS.numpy() == c].sum(axis=1) for c in range(classes)], axis=1)
+    probabilities: Array = sums / sums.sum(axis=1, keepdims=True)
+    return probabilities
+
+
+def test_log_probabilities_are_equation_4() -> None:
+    """Class 2 has no cluster: its probability is 0, its logarithm finite."""
+    features, centroids = images(12).flatten(1), images(7, seed=1).flatten(1)
+    log_p = log_probabilities(features, centroids, CENTROID_LABELS, 2.0, 4)
+    expected = equation_4(features, centroids, 2.0, 4)
+    np.testing.assert_allclose(log_p.exp().numpy(), expected, rtol=2e-5, atol=1e-30)
+    assert bool(torch.isfinite(log_p).all())
+    assert log_p[:, 2].exp().count_nonzero() == 0
+
+
+def test_log_probabilities_stay_finite_far_from_every_cluster() -> None:
+    features = (100 * images(6).flatten(1)).requires_grad_(True)
+    log_p = log_probabilities(features, images(7, seed=1).flatten(1), CENTROID_LABELS, 0.5, 4)
+    (gradient,) = torch.autograd.grad(log_p.sum(), features)
+    assert bool(torch.isfinite(log_p).all())
+    assert bool(torch.isfinite(gradient).all())
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_training_starts_lie_in_the_threat_and_differ(norm: Norm) -> None:
+    eps, x = 0.2, images(30)
+    threat = Threat(norm, eps)
+    start = uniform_start(x, threat, torch.Generator().manual_seed(100))
+    assert float(threat.distance(x, start).max()) <= eps + 1e-6
+    assert float(start.min()) >= 0.0
+    assert float(start.max()) <= 1.0
+    assert not torch.equal(start, uniform_start(x, threat, torch.Generator().manual_seed(1)))
+    if norm == "linf":
+        inner = (x > eps) & (x < 1 - eps)
+        offsets = ((start - x)[inner] / eps).double()
+        assert float(offsets.mean()) == pytest.approx(0, abs=4 / np.sqrt(3 * len(offsets)))
+        assert float(offsets.square().mean()) == pytest.approx(1 / 3, abs=4 * np.sqrt(4 / 45 / len(offsets)))
+
+
+def captured_extra_term(settings: clustr_qtrades.Settings, monkeypatch: pytest.MonkeyPatch) -> ExtraTerm:
+    """The term that `clustr-qtrades` hands to Magnet training."""
+    terms: list[ExtraTerm] = []
+
+    def instead(*arguments: object) -> None:
+        terms.append(arguments[-1])  # type: ignore[arg-type]
+
+    monkeypatch.setattr(clustr_qtrades, "fit_magnet", instead)
+    monkeypatch.setattr(clustr_qtrades, "warm_start", lambda *_: None)
+    data = digits_data()
+    four_classes = TrainingData(data.name, data.sha256, 4, data.x, data.y, data.x_val, data.y_val)
+    run = TrainingRun(seed=0, device=torch.device("cpu"), folder=None, identity="")
+    clustr_qtrades.train(four_classes, settings, run)
+    return terms[0]
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_the_qtrades_term_is_equation_5_of_clustr(monkeypatch: pytest.MonkeyPatch) -> None:
+    """lambda * CE(p(x_adv), p(x)) with x_adv one sign step from uniform noise, transcribed in NumPy."""
+    settings = clustr_qtrades.Settings(weight=3.0, eps=0.1, step_size=0.12)
+    term = captured_extra_term(settings, monkeypatch)
+    x, centroids, variance = images(6), images(7, seed=1).flatten(1), 2.0
+    backbone = nn.Flatten().train()
+    batch = MagnetBatch(
+        backbone, x, x.flatten(1), centroids, CENTROID_LABELS, variance, torch.Generator().manual_seed(8)
+    )
+    noise = (2 * torch.rand(x.shape, generator=torch.Generator().manual_seed(8)) - 1) * 0.1
+    image = x.double().numpy()
+    start = np.clip(image + noise.double().numpy(), 0, 1)
+    p = equation_4(x, centroids, variance, 4)
+    present = [0, 1, 3]
+
+    def cross_entropies(at: Array) -> Array:
+        q = equation_4(torch.from_numpy(at), centroids, variance, 4)
+        values: Array = -(p[:, present] * np.log(q[:, present])).sum(axis=1)
+        return values
+
+    def total(at: Array) -> float:
+        return float(cross_entropies(at).sum())
+
+    x_adv = start + 0.12 * np.sign(finite_differences(total, start, 1e-5))
+    x_adv = np.clip(np.clip(x_adv, image - 0.1, image + 0.1), 0, 1)
+    assert term(batch).item() == pytest.approx(3.0 * cross_entropies(x_adv).mean(), rel=1e-4)
+    assert backbone.training
+
+
+def test_the_final_classifier_is_that_of_the_training_features() -> None:
+    """sigma^2 with mu(x) the nearest own centroid, and D from the settings."""
+    data = digits_data(200)
+    features = data.x.flatten(1)
+    index = cluster_features(features, data.y, 10, 2, seed=0)
+    device = torch.device("cpu")
+    model = fit_classifier(nn.Flatten(), data, MagnetSettings(nearest=5), index, device)
+    assert isinstance(model, MagnetClassifier)
+    squared = brute_squared_distances(features, index.centroids)
+    own = index.labels.numpy()[None, :] == data.y.numpy()[:, None]
+    total = np.where(own, squared, np.inf).min(axis=1).sum()
+    assert model.variance == pytest.approx(total / (len(features) - 1), rel=1e-6)
+    assert model.nearest == 5
+    assert torch.equal(model.centroids, index.centroids)
+    assert fit_classifier(nn.Flatten(), data, MagnetSettings(nearest=0), index, device).nearest is None

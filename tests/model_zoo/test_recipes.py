@@ -1,0 +1,292 @@
+"""Every recipe trains on a few hundred digits; interrupted trainings resume to the same weights."""
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from model_zoo.adapter import LogitsModel
+from model_zoo.errors import ModelError
+from model_zoo.kmeans import KMeansClassifier
+from model_zoo.magnet import MagnetClassifier
+from model_zoo.recipes.data import TrainingData
+from model_zoo.recipes.loop import Progress, TrainingRun
+from model_zoo.recipes.registry import RECIPES, settings_from
+from model_zoo.recipes.supervised import accuracy
+from model_zoo.weights import save_model
+from tests.model_zoo.builders import CARD, digits_data
+
+CPU = torch.device("cpu")
+SUPERVISED: dict[str, object] = {"epochs": 4, "batch_size": 32, "learning_rate": 0.1}
+MAGNET: dict[str, object] = {"epochs": 1, "batch_clusters": 6, "samples_per_cluster": 6}
+SMALL: dict[str, dict[str, object]] = {
+    "kmeans": {"clusters": 40, "iterations": 20},
+    "nominal": SUPERVISED,
+    "nominal-kmeans-head": MAGNET,
+    "pgd-at": SUPERVISED | {"steps": 2, "eps": 0.05, "step_size": 0.03},
+    "clustr": MAGNET,
+    "clustr-qtrades": MAGNET | {"weight": 1.0},
+}
+
+
+def training_run(folder: Path | None, progress: Progress = lambda steps, _: steps, identity: str = "") -> TrainingRun:
+    return TrainingRun(seed=0, device=CPU, folder=folder, identity=identity, progress=progress)
+
+
+def small(recipe: str, **changes: object) -> Any:
+    return dataclasses.replace(RECIPES[recipe].settings(), **(SMALL[recipe] | changes))
+
+
+@pytest.fixture(scope="module")
+def data() -> TrainingData:
+    return digits_data()
+
+
+@pytest.fixture(scope="module")
+def nominal_file(data: TrainingData, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A trained network to start from, as a weight file."""
+    path = tmp_path_factory.mktemp("nominal") / "nominal.safetensors"
+    model = RECIPES["nominal"].train(data, small("nominal"), training_run(None))
+    save_model(path, model, CARD | {"architecture": "small-resnet", "num_classes": 10})
+    return str(path)
+
+
+def train(recipe: str, data: TrainingData, nominal_file: str, run: TrainingRun, **changes: object) -> nn.Module:
+    settings = small(recipe, **changes)
+    if hasattr(settings, "warm_start"):
+        settings = dataclasses.replace(settings, warm_start=nominal_file)
+    return RECIPES[recipe].train(data, settings, run)
+
+
+KINDS: dict[str, type[nn.Module]] = {
+    "kmeans": KMeansClassifier,
+    "nominal": LogitsModel,
+    "nominal-kmeans-head": MagnetClassifier,
+    "pgd-at": LogitsModel,
+    "clustr": MagnetClassifier,
+    "clustr-qtrades": MagnetClassifier,
+}
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe_learns_digits_better_than_chance(recipe: str, data: TrainingData, nominal_file: str) -> None:
+    """Chance is 10 %; a tenth of 80 held-out digits plus four standard deviations is 23 %."""
+    model = train(recipe, data, nominal_file, training_run(None))
+    assert type(model) is KINDS[recipe]
+    assert not any(part.training for part in model.modules())
+    logits = model(data.x_val)
+    assert logits.shape == (80, 10)
+    assert bool(torch.isfinite(logits).all())
+    correct = float((logits.argmax(dim=1) == data.y_val).double().mean())
+    assert correct > 0.3
+    assert accuracy(model, data.x_val, data.y_val, batch_size=7) == pytest.approx(correct)
+
+
+@pytest.mark.parametrize("recipe", ["nominal", "pgd-at", "clustr", "clustr-qtrades"])
+def test_a_training_is_determined_by_its_seed(recipe: str, data: TrainingData, nominal_file: str) -> None:
+    brief = {"epochs": 1}
+    torch.manual_seed(1)
+    first = train(recipe, data, nominal_file, training_run(None), **brief)
+    torch.manual_seed(2)
+    assert_same_weights(train(recipe, data, nominal_file, training_run(None), **brief), first)
+    other = dataclasses.replace(training_run(None), seed=1)
+    changed = train(recipe, data, nominal_file, other, **brief).state_dict()
+    assert any(not torch.equal(value, changed[key]) for key, value in first.state_dict().items())
+
+
+def test_without_a_model_to_start_from_nominal_is_trained_first(data: TrainingData) -> None:
+    stages = []
+
+    def watch(steps: Iterable[Any], description: str) -> Iterable[Any]:
+        stages.append(description)
+        return steps
+
+    model = RECIPES["clustr"].train(data, small("clustr"), training_run(None, watch))
+    assert isinstance(model, MagnetClassifier)
+    assert stages == [f"nominal {epoch}/15" for epoch in range(1, 16)] + ["clustr 1/1"]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "nearest", "expected"), [("clustr", 3, 3), ("clustr", 0, None), ("nominal-kmeans-head", 3, 3)]
+)
+def test_d_is_taken_from_the_settings(
+    recipe: str, nearest: int, expected: int | None, data: TrainingData, nominal_file: str
+) -> None:
+    model = train(recipe, data, nominal_file, training_run(None), nearest=nearest, clusters_per_class=3)
+    assert isinstance(model, MagnetClassifier)
+    assert model.nearest == expected
+    assert model.labels.tolist() == [c for c in range(10) for _ in range(3)]
+
+
+def test_fine_tuning_leaves_the_file_it_started_from_alone(data: TrainingData, nominal_file: str) -> None:
+    before = Path(nominal_file).read_bytes()
+    train("clustr", data, nominal_file, training_run(None))
+    assert Path(nominal_file).read_bytes() == before
+
+
+def assert_same_weights(a: nn.Module, b: nn.Module) -> None:
+    ours, theirs = a.state_dict(), b.state_dict()
+    assert list(ours) == list(theirs)
+    for key, value in ours.items():
+        assert torch.equal(value, theirs[key]), key
+
+
+class Killed(Exception):
+    pass
+
+
+def killing(stage: str, harm: Callable[[], None] | None = None) -> Progress:
+    """Do harm, or be killed, after two steps of the stage's second epoch."""
+
+    def progress(steps: Iterable[Any], description: str) -> Iterable[Any]:
+        for i, step in enumerate(steps):
+            if description == f"{stage} 2/2" and i == 2:
+                if harm is None:
+                    raise Killed
+                harm()
+            yield step
+
+    return progress
+
+
+@pytest.mark.parametrize("recipe", ["nominal", "pgd-at", "clustr", "clustr-qtrades"])
+def test_a_killed_training_ends_with_the_weights_of_an_uninterrupted_one(
+    recipe: str, data: TrainingData, nominal_file: str, tmp_path: Path
+) -> None:
+    uninterrupted = train(recipe, data, nominal_file, training_run(None), epochs=2)
+    with pytest.raises(Killed):
+        train(recipe, data, nominal_file, training_run(tmp_path, killing(recipe)), epochs=2)
+    stages = []
+
+    def watch(steps: Iterable[Any], description: str) -> Iterable[Any]:
+        stages.append(description)
+        return steps
+
+    resumed = train(recipe, data, nominal_file, training_run(tmp_path, watch), epochs=2)
+    assert stages == [f"{recipe} 2/2"]
+    assert_same_weights(resumed, uninterrupted)
+    x = data.x_val
+    assert torch.equal(resumed(x), uninterrupted(x))
+    if isinstance(resumed, MagnetClassifier):
+        assert isinstance(uninterrupted, MagnetClassifier)
+        assert resumed.variance == uninterrupted.variance
+
+
+def test_a_checkpoint_of_other_settings_is_refused(data: TrainingData, nominal_file: str, tmp_path: Path) -> None:
+    train("nominal", data, nominal_file, training_run(tmp_path, identity="these"), epochs=1)
+    with pytest.raises(ValueError, match="belongs to a training with other settings; remove it"):
+        train("nominal", data, nominal_file, training_run(tmp_path, identity="others"), epochs=1)
+
+
+def spoil(data: TrainingData) -> None:
+    data.x.fill_(float("nan"))
+
+
+def test_a_nan_loss_is_named_and_the_last_good_checkpoint_stays(data: TrainingData, tmp_path: Path) -> None:
+    """Images turn NaN in the second epoch; the run is repaired and ends as if nothing had happened."""
+    fragile = dataclasses.replace(data, x=data.x.clone())
+    run = training_run(tmp_path, killing("nominal", lambda: spoil(fragile)))
+    with pytest.raises(FloatingPointError, match="the training loss became nan at step 12"):
+        RECIPES["nominal"].train(fragile, small("nominal", epochs=2), run)
+    resumed = RECIPES["nominal"].train(data, small("nominal", epochs=2), training_run(tmp_path))
+    assert_same_weights(resumed, RECIPES["nominal"].train(data, small("nominal", epochs=2), training_run(None)))
+
+
+def test_a_nan_magnet_loss_is_named(data: TrainingData, nominal_file: str) -> None:
+    fragile = dataclasses.replace(data, x=data.x.clone())
+    run = training_run(None, killing("clustr", lambda: spoil(fragile)))
+    with pytest.raises(FloatingPointError, match="the Magnet loss became nan at step 10"):
+        train("clustr", fragile, nominal_file, run, epochs=2)
+
+
+def test_a_nan_extra_term_is_named(data: TrainingData, nominal_file: str) -> None:
+    with pytest.raises(FloatingPointError, match="the extra term became nan at step 0"):
+        train("clustr-qtrades", data, nominal_file, training_run(None), weight=float("nan"))
+
+
+def test_too_few_images_for_a_batch_are_refused(data: TrainingData, nominal_file: str) -> None:
+    with pytest.raises(ValueError, match="has 320 training images, fewer than one batch of 12 clusters x 40 samples"):
+        train("clustr", data, nominal_file, training_run(None), batch_clusters=12, samples_per_cluster=40)
+
+
+def test_more_clusters_than_images_are_refused(data: TrainingData) -> None:
+    with pytest.raises(ValueError, match="clusters must be at most the 320 training images, got 321"):
+        RECIPES["kmeans"].train(data, small("kmeans", clusters=321), training_run(None))
+
+
+def test_a_start_that_is_no_network_is_refused(data: TrainingData, tmp_path: Path) -> None:
+    path = tmp_path / "kmeans.safetensors"
+    model = RECIPES["kmeans"].train(data, small("kmeans"), training_run(None))
+    save_model(path, model, CARD | {"num_classes": 10})
+    with pytest.raises(ValueError, match="warm_start must be a network with logits"):
+        RECIPES["clustr"].train(data, small("clustr", warm_start=str(path)), training_run(None))
+
+
+def test_a_start_of_other_classes_is_refused(data: TrainingData, nominal_file: str) -> None:
+    kept = data.y < 5
+    five = dataclasses.replace(data, num_classes=5, x=data.x[kept], y=data.y[kept])
+    with pytest.raises(ValueError, match="has 10 classes, data set digits 5"):
+        RECIPES["clustr"].train(five, small("clustr", warm_start=nominal_file), training_run(None))
+
+
+def test_kmeans_labels_a_cluster_by_its_members_and_scales_by_their_spread(data: TrainingData) -> None:
+    model = RECIPES["kmeans"].train(data, small("kmeans"), training_run(None))
+    assert isinstance(model, KMeansClassifier)
+    x = data.x.flatten(1).double()
+    squared = torch.cdist(x, model.centroids.double()).square()
+    nearest = squared.argmin(dim=1)
+    for cluster in range(40):
+        counts = torch.bincount(data.y[nearest == cluster], minlength=10)
+        assert int(counts[model.labels[cluster]]) == int(counts.max())
+    assert model.variance == pytest.approx(float(squared.amin(dim=1).sum()) / 319, rel=1e-5)
+
+
+def test_settings_are_read_from_assignments() -> None:
+    settings = settings_from(RECIPES["pgd-at"], ["epochs=3", "eps=4/255", "learning_rate=0.5", "architecture=mine"])
+    assert dataclasses.asdict(settings) == {
+        "architecture": "mine",
+        "epochs": 3,
+        "batch_size": 128,
+        "learning_rate": 0.5,
+        "weight_decay": 5e-4,
+        "eps": 4 / 255,
+        "step_size": 2 / 255,
+        "steps": 10,
+    }
+    assert settings_from(RECIPES["clustr"], ["epochs=6/2"]).epochs == 3
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("speed=3", "recipe nominal: cannot set 'speed=3'; accepted: architecture=..., epochs=..., batch_size=..."),
+        ("epochs", "recipe nominal: cannot set 'epochs'"),
+        ("epochs=many", "recipe nominal: epochs must be int, got 'many'"),
+        ("epochs=3/0", "recipe nominal: epochs must be int, got '3/0'"),
+        ("epochs=2.5", "recipe nominal: epochs must be int, got '2.5'"),
+        ("epochs=5/2", "recipe nominal: epochs must be int, got '5/2'"),
+        ("epochs=-1", "recipe nominal: epochs must not be negative, got -1"),
+        ("learning_rate=fast", "recipe nominal: learning_rate must be float, got 'fast'"),
+        ("learning_rate=nan", "recipe nominal: learning_rate "),
+        ("learning_rate=inf", "recipe nominal: learning_rate "),
+        ("batch_size=0", "recipe nominal: batch_size "),
+    ],
+)
+def test_an_assignment_that_cannot_be_is_refused_in_one_line(assignment: str, message: str) -> None:
+    with pytest.raises(ModelError) as caught:
+        settings_from(RECIPES["nominal"], [assignment])
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_recipe_is_summarised_by_the_first_line_of_its_file(recipe: str) -> None:
+    entry = RECIPES[recipe]
+    assert entry.name == recipe
+    assert entry.summary
+    assert not entry.summary.endswith(".")
+    assert f"`{recipe}`" not in entry.summary
