@@ -172,11 +172,16 @@ def main() -> None:
     except UnsoundError as error:
         _say(f"unsound: {error}")
         sys.exit(GATE_FAILED)
+    except FloatingPointError as error:
+        _say(f"training stopped: {error}")
+        sys.exit(GATE_FAILED)
     except (RequestError, StoreError) as error:
         _say(f"error: {error}")
         sys.exit(WRONG_REQUEST)
     except Exception as error:
         sys.exit(_other(error))
+    if result == INTERRUPTED:  # typer's answer to Ctrl-C
+        _say("stopped; the same command goes on from here")
     sys.exit(result if isinstance(result, int) else OK)
 
 
@@ -189,7 +194,8 @@ def _other(error: Exception) -> int:
         return WRONG_REQUEST
     message = getattr(error, "format_message", None)
     if callable(message):  # typer's usage errors, whose class moved between its versions
-        _say(f"error: {message()}")
+        if text := message():  # empty where the help was asked for by giving no verb
+            _say(f"error: {text}")
         return WRONG_REQUEST
     if type(error).__name__ == "Abort":
         _say("stopped; the same command goes on from here")

@@ -112,7 +112,7 @@ def _one_line(error: ValidationError) -> str:
     where = ".".join(str(part) for part in first["loc"])
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
-        known = ", ".join(RunConfig.model_fields)
+        known = ", ".join(ThreatConfig.model_fields if first["loc"][0] == "threats" else RunConfig.model_fields)
         return f"unknown field {where!r}; known: {known}"
     got = "" if first["type"] == "value_error" else f", got {first['input']!r}"
     return f"{where}: {message}{got}" if where else message

@@ -75,12 +75,23 @@ def load(name: str, root: Path | None = None, split: Split = "test") -> Dataset:
     return from_arrays(name, images, labels, _CLOTHES if name == "fashion-mnist" else ())
 
 
-def from_arrays(name: str, images: NDArray[Any], labels: NDArray[Any], class_names: tuple[str, ...] = ()) -> Dataset:
-    """Check, checksum and convert raw arrays: uint8 or [0, 1] floats; (n, h, w), (n, h, w, c) or (n, c, h, w)."""
+def from_arrays(
+    name: str,
+    images: NDArray[Any],
+    labels: NDArray[Any],
+    class_names: tuple[str, ...] = (),
+    channels_first: bool = False,
+) -> Dataset:
+    """Check, checksum and convert raw arrays: uint8 or [0, 1] floats; (n, h, w), (n, h, w, c) or (n, c, h, w).
+
+    `channels_first` says that (n, h, w, c) is out of the question.
+    """
+    if images.ndim not in (3, 4):
+        raise RequestError(f"data set {name}: images must have 3 or 4 dimensions, got shape {images.shape}")
+    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer) or (labels < 0).any():
+        raise RequestError(f"data set {name}: labels must be non-negative integers of shape (n,)")
     if len(images) != len(labels) or len(images) == 0:
         raise RequestError(f"data set {name}: {len(images)} images and {len(labels)} labels")
-    if not np.issubdtype(labels.dtype, np.integer) or labels.ndim != 1 or labels.min() < 0:
-        raise RequestError(f"data set {name}: labels must be non-negative integers of shape (n,)")
     digest = hashlib.sha256(f"{images.dtype.str}{images.shape}".encode())
     digest.update(np.ascontiguousarray(images).tobytes())
     digest.update(labels.astype("<i8").tobytes())
@@ -94,9 +105,7 @@ def from_arrays(name: str, images: NDArray[Any], labels: NDArray[Any], class_nam
         raise RequestError(f"data set {name}: images must lie in [0, 1] (or be uint8), got {x.min():g}..{x.max():g}")
     if x.ndim == 3:
         x = x[:, None]
-    elif x.ndim != 4:
-        raise RequestError(f"data set {name}: images must have 3 or 4 dimensions, got shape {tuple(x.shape)}")
-    elif x.shape[1] not in (1, 3) and x.shape[3] in (1, 3):
+    elif not channels_first and x.shape[1] not in (1, 3) and x.shape[3] in (1, 3):
         x = x.permute(0, 3, 1, 2)
     y = torch.from_numpy(labels.astype(np.int64))
     return Dataset(name, x.contiguous(), y, int(y.max()) + 1, digest.hexdigest(), class_names)
@@ -190,7 +199,10 @@ def read_idx(path: Path) -> NDArray[np.uint8]:
 def _read_npz(path: Path) -> Arrays:
     """Arrays `images` and `labels` (or `x` and `y`); pickled objects are refused."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        archive = np.load(path, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise RequestError(f"{path} must be an npz file with arrays images and labels, is a single array")
+        with archive:
             for first, second in (("images", "labels"), ("x", "y")):
                 if first in archive and second in archive:
                     return archive[first], archive[second]
@@ -199,7 +211,7 @@ def _read_npz(path: Path) -> Arrays:
         raise RequestError(f"data set npz:{path}: no such file") from None
     except RequestError:
         raise
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, AttributeError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError) as error:
         raise RequestError(f"image archive {path} is corrupt or not an npz file: {error}") from None
 
 
@@ -208,7 +220,7 @@ _IMAGE_FILE = re.compile(r".+\.(png|jpe?g|bmp|webp)", re.IGNORECASE)
 
 def _read_folder(path: Path) -> tuple[NDArray[Any], NDArray[Any], tuple[str, ...]]:
     """One sub-folder a class, in alphabetical order, of images of one size and mode (L or RGB)."""
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     classes = sorted(p for p in path.iterdir() if p.is_dir()) if path.is_dir() else []
     if len(classes) < 2:
@@ -221,7 +233,7 @@ def _read_folder(path: Path) -> tuple[NDArray[Any], NDArray[Any], tuple[str, ...
             try:
                 with Image.open(file) as image:
                     images.append(np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB")))
-            except (UnidentifiedImageError, OSError) as error:
+            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
                 raise RequestError(f"image {file} is corrupt: {error}") from None
             labels.append(label)
             if images[-1].shape != images[0].shape:

@@ -63,10 +63,11 @@ def evaluate(
         "device": where.type,
     }
     config = build_config(content, {})
-    dataset = from_arrays("given images", x.detach().cpu().numpy(), y.detach().cpu().numpy())
+    dataset = from_arrays("given images", x.detach().cpu().numpy(), y.detach().cpu().numpy(), channels_first=True)
     training = [part for part in model.modules() if part.training]
     flags = ("the model was in training mode; it was evaluated in eval mode",) if training else ()
-    model.to(where).eval()
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    model.to(where).eval().requires_grad_(False)  # or an attack's backward() would add to the weights' gradients
     try:
         loaded = LoadedModel(name, name, model, fingerprint(model), flags=flags)
         request = check_request(config, dataset, (loaded,))
@@ -85,6 +86,8 @@ def evaluate(
     finally:
         for part in training:
             part.training = True
+        for parameter in trainable:
+            parameter.requires_grad_(True)
     records = [outcome.record for outcome in outcomes]
     return Evaluation(
         rows=leaderboard(units, records),

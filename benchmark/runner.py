@@ -61,13 +61,15 @@ def run_unit(
     size = len(x) if attack.entry.whole_unit else batch_size
     function = call(attack, shown)
     results = [
-        function(attacked, x[rows], y[rows], threat, seed=unit.seed, sample_ids=sample_ids[rows.cpu()])
+        _checked(
+            function(attacked, x[rows], y[rows], threat, seed=unit.seed, sample_ids=sample_ids[rows.cpu()]), x[rows]
+        )
         for rows in torch.nonzero(right).flatten().split(size)
         if len(rows)
     ]
     x_adv = x.clone()
     if results:
-        x_adv[right] = torch.cat([_checked(result.x_adv, x) for result in results])
+        x_adv[right] = torch.cat([result.x_adv.detach().to(x) for result in results])
     judgement = judge(judged, x, y, x_adv, threat)
     broken = judgement.broken & right
     proved = _gather(results, lambda r: r.certified, right)
@@ -108,10 +110,16 @@ def run_unit(
     return Outcome(record, adversarial)
 
 
-def _checked(x_adv: Tensor, x: Tensor) -> Tensor:
-    if x_adv.shape[1:] != x.shape[1:]:
-        raise ValueError(f"the attack returned images of shape {tuple(x_adv.shape[1:])}, not {tuple(x.shape[1:])}")
-    return x_adv.detach().to(x)
+def _checked(result: AttackResult, x: Tensor) -> AttackResult:
+    if result.x_adv.shape[1:] != x.shape[1:]:
+        raise ValueError(
+            f"the attack returned images of shape {tuple(result.x_adv.shape[1:])}, not {tuple(x.shape[1:])}"
+        )
+    for name in ("x_adv", "certified", "claimed"):
+        marks = getattr(result, name)
+        if marks is not None and len(marks) != len(x):
+            raise ValueError(f"the attack returned {len(marks)} entries in {name} for {len(x)} samples")
+    return result
 
 
 def _gather(results: list[AttackResult], pick: Callable[[AttackResult], Tensor | None], right: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """`bench train`: load the data, run a recipe, measure the result, write weights and card."""
 
 import dataclasses
+import difflib
 import hashlib
 import json
 import time
@@ -35,6 +36,10 @@ def train(
     The test images are seen once, after the last weight is fixed, for the card's clean accuracy. An
     `npz:` or `folder:` data set is training data only, and its card has no clean accuracy.
     """
+    if recipe_name not in RECIPES:
+        close = difflib.get_close_matches(recipe_name, RECIPES)
+        hint = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(RECIPES)}"
+        raise RequestError(f"unknown recipe {recipe_name!r}; {hint}")
     recipe = RECIPES[recipe_name]
     settings = settings_from(recipe, assignments)
     if out.suffix != ".safetensors":
@@ -51,7 +56,10 @@ def train(
     run = TrainingRun(seed, device, folder, hashlib.sha256(identity.encode()).hexdigest(), progress)
     started = time.monotonic() - _spent(folder)
     torch.manual_seed(seed)
-    model = recipe.train(data, settings, run)
+    try:
+        model = recipe.train(data, settings, run)
+    except ValueError as error:  # a recipe's word on settings or data that do not fit
+        raise RequestError(f"recipe {recipe_name}: {error}") from error
     minutes = (time.monotonic() - started) / 60
     card: dict[str, Any] = {
         "name": out.stem,

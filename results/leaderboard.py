@@ -1,6 +1,7 @@
 """Records to rows: one row a model as attacked, models of one classifier together, best worst case first."""
 
 import dataclasses
+import itertools
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -57,12 +58,13 @@ def leaderboard(units: Sequence[WorkUnit], records: Iterable[UnitRecord]) -> lis
     groups = [_rows_of(members, done) for members in planned.values()]
     groups.sort(key=_rank_key)
     rows: list[Row] = []
-    rank, last = 0, None
-    for position, group in enumerate(groups, start=1):
-        upper = group[0].robust_upper
-        if upper is not None:
-            rank, last = (rank, last) if last == upper.value else (position, upper.value)
-        rows += [_ranked(row, rank if upper is not None else None) for row in group]
+    for _, table in itertools.groupby(groups, key=lambda group: (group[0].dataset, group[0].norm, group[0].eps)):
+        rank, last = 0, None
+        for position, group in enumerate(table, start=1):
+            upper = group[0].robust_upper
+            if upper is not None:
+                rank, last = (rank, last) if last == upper.value else (position, upper.value)
+            rows += [_ranked(row, rank if upper is not None else None) for row in group]
     return rows
 
 

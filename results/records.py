@@ -3,7 +3,6 @@
 import hashlib
 import json
 from enum import StrEnum
-from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -93,7 +92,7 @@ class UnitRecord(BaseModel):
     provenance: Provenance
 
     @model_validator(mode="after")
-    def _consistent(self) -> Self:
+    def _consistent(self) -> "UnitRecord":
         if self.key != self.unit.key:
             raise ValueError("key does not belong to unit")
         arrays = (self.labels, self.clean_predictions, self.predictions, self.verdicts, self.distances)

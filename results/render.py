@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from results.aggregate import Proportion
 from results.leaderboard import Row
@@ -37,18 +38,18 @@ def markdown(rows: Sequence[Row]) -> str:
 
 
 def terminal(rows: Sequence[Row]) -> str:
-    console = Console(file=StringIO(), force_terminal=False, width=140, legacy_windows=False)
+    console = Console(file=StringIO(), force_terminal=False, width=10_000, legacy_windows=False)
     for title, table in _tables(rows):
         lines = _lines(table)
-        shown = Table(title=title, title_justify="left", header_style="bold")
+        shown = Table(title=Text(title), title_justify="left", header_style="bold")
         for column in lines[0]:
-            shown.add_column(column, justify="left" if column == "model" else "right", no_wrap=True)
+            shown.add_column(Text(column), justify="left" if column == "model" else "right", no_wrap=True)
         for line in lines:
-            shown.add_row(*line.values())
+            shown.add_row(*map(Text, line.values()))
         console.print(shown)
         for note in _notes(table):
-            console.print(f"  note: {note}", highlight=False, soft_wrap=True)
-    console.print(LEGEND, highlight=False)
+            console.print(Text(f"  note: {note}"), soft_wrap=True)
+    console.print(Text(LEGEND), width=140)
     assert isinstance(console.file, StringIO)
     return console.file.getvalue()
 

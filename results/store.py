@@ -62,12 +62,25 @@ class Store:
                     f"--out {self.folder} belongs to another configuration ({_difference(present, wanted)}); "
                     "choose another folder"
                 )
-        elif self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
+        elif self.folder.exists() and not self._half_made():
             raise StoreError(f"--out {self.folder} exists and is not a run folder; choose another folder")
         else:
-            self.units.mkdir(parents=True, exist_ok=True)
+            self._make_units()
             write_whole(marker, json.dumps(wanted, indent=2, sort_keys=True).encode())
-        self.units.mkdir(exist_ok=True)
+        self._make_units()
+
+    def _half_made(self) -> bool:
+        """Whether the folder is empty but for what an interrupted `open_for` leaves."""
+        if not self.folder.is_dir():
+            return False
+        names = {path.name for path in self.folder.iterdir()}
+        return names <= {"units", "run.json.partial"} and not any(self.units.glob("*"))
+
+    def _make_units(self) -> None:
+        try:
+            self.units.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"--out {self.folder} cannot be made: {error.strerror}") from None
 
     def description(self) -> dict[str, Any]:
         """The content of run.json; StoreError when the folder is not a run."""

@@ -1,13 +1,14 @@
 """Networks by name. A network has `features(x)`, its penultimate layer, and `forward(x)`, its logits."""
 
 from collections.abc import Callable
-from typing import Protocol, cast
+from typing import Protocol, cast, runtime_checkable
 
 from torch import Tensor, nn
 
 from model_zoo.architectures.small_resnet import SmallResNet
 
 
+@runtime_checkable
 class FeatureNetwork(Protocol):
     """What clustering recipes need of a network."""
 

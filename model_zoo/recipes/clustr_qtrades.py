@@ -43,7 +43,9 @@ def train(data: TrainingData, settings: Settings, run: TrainingRun) -> MagnetCla
 
     def qtrades(batch: MagnetBatch) -> Tensor:
         def log_p(features: Tensor) -> Tensor:
-            return log_probabilities(features, batch.centroids, batch.labels, batch.variance, data.num_classes, settings.head)
+            return log_probabilities(
+                features, batch.centroids, batch.labels, batch.variance, data.num_classes, settings.head
+            )
 
         batch.backbone.eval()
         with torch.no_grad():

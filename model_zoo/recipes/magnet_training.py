@@ -12,7 +12,7 @@ from model_zoo.clusters import pairwise_squared_distances
 from model_zoo.magnet import MagnetClassifier, fit_variance, nearest_own_cluster
 from model_zoo.recipes.cluster_index import ClusterIndex, all_features, cluster_features, draw_batch
 from model_zoo.recipes.data import TrainingData, augment
-from model_zoo.recipes.loop import TrainingRun, check_finite, train_epochs
+from model_zoo.recipes.loop import TrainingRun, check_finite, set_learning_rate, train_epochs
 from model_zoo.recipes.supervised import accuracy
 
 
@@ -22,13 +22,14 @@ class MagnetSettings:
 
     `warm_start` is a model of the zoo or a weight file to start from; without one, `nominal` is trained
     first. `nearest` is D, the clusters that count at inference (0: all). Deviations: 10 epochs where the
-    paper has 30, and a learning rate ten times its 1e-4, for a network that has 0.7 % of its weights.
+    paper has 30, and Adam's rate falls in a line from 5e-4 to 0 where the paper keeps 1e-4: at a constant
+    rate the validation accuracy of this small network swings by three points from epoch to epoch.
     """
 
     architecture: str = "small-resnet"
     warm_start: str = ""
     epochs: int = 10
-    learning_rate: float = 1e-3
+    learning_rate: float = 5e-4
     alpha: float = 12.5
     clusters_per_class: int = 2
     batch_clusters: int = 12
@@ -74,6 +75,15 @@ def magnet_loss(
     return losses.mean(), losses.detach().reshape(len(clusters), -1).mean(dim=1)
 
 
+def check_batch(data: TrainingData, settings: MagnetSettings) -> None:
+    """Raise ValueError for a data set smaller than one batch."""
+    if len(data.x) < settings.batch_clusters * settings.samples_per_cluster:
+        raise ValueError(
+            f"data set {data.name} has {len(data.x)} training images, fewer than one batch of "
+            f"{settings.batch_clusters} clusters x {settings.samples_per_cluster} samples"
+        )
+
+
 def fit_magnet(
     data: TrainingData,
     settings: MagnetSettings,
@@ -87,11 +97,7 @@ def fit_magnet(
     An epoch passes as many images as the data set has (ClusTR appendix D); clusters are recomputed at its
     end. The classifier's centroids and variance come from the features of all training images.
     """
-    if len(data.x) < settings.batch_clusters * settings.samples_per_cluster:
-        raise ValueError(
-            f"data set {data.name} has {len(data.x)} training images, fewer than one batch of "
-            f"{settings.batch_clusters} clusters x {settings.samples_per_cluster} samples"
-        )
+    check_batch(data, settings)
     backbone = FeatureExtractor(start.network, data.mean, data.std)
     backbone.normalise = start.normalise
     channels_last(backbone.to(run.device))
@@ -114,6 +120,8 @@ def fit_magnet(
         totals = {"magnet": 0.0, "extra": 0.0}
         backbone.train()
         for step in run.progress(range(steps), f"{stage} {epoch + 1}/{settings.epochs}"):
+            progress = (epoch + step / steps) / settings.epochs
+            set_learning_rate(optimiser, settings.learning_rate * (1.0 - progress))
             chosen, images = draw_batch(index, settings.batch_clusters, settings.samples_per_cluster, generator)
             x = augment(data.x[images].to(run.device), data.name, generator)
             features = backbone(x)

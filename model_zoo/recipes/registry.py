@@ -68,6 +68,6 @@ def _parse(recipe: str, key: str, text: str, kind: type) -> Any:
         value = kind(numerator) / kind(denominator) if denominator else kind(numerator)
     except (ValueError, ZeroDivisionError):
         raise ModelError(f"recipe {recipe}: {key} must be {kind.__name__}, got {text!r}") from None
-    if value < 0:
+    if not 0 <= value < float("inf"):
         raise ModelError(f"recipe {recipe}: {key} must not be negative, got {text}")
     return kind(value)

@@ -35,7 +35,7 @@ def attack(
         threat,
         seed=0,
         sample_ids=problem.sample_ids,
-        steps=60,
+        steps=30,
         restarts=restarts,
         published=published,
     )

@@ -125,7 +125,7 @@ def test_a_verdict_does_not_depend_on_batch_size_order_or_split(threat: Threat) 
     broken, images = curved_attack(everything, threat)
     assert 3 < int(broken.sum()) < 21, "the problem must hold both kinds"
     shuffled = torch.randperm(24, generator=torch.Generator().manual_seed(0))
-    for splits in (shuffled.split(24), everything.split(1), shuffled.split(5), everything.split([20, 4])):
+    for splits in (shuffled.split(24), everything[:8].split(1), shuffled.split(5), everything.split([20, 4])):
         for rows in splits:
             part_broken, part_images = curved_attack(rows, threat)
             assert torch.equal(part_broken, broken[rows])

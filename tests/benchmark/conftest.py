@@ -9,8 +9,18 @@ from pathlib import Path
 
 import jaxtyping
 import pytest
+import torch
 
 from benchmark.cli import main
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Small batches are slower on many threads, and far slower on cores that are busy."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @dataclass(frozen=True)

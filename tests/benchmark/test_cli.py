@@ -396,6 +396,14 @@ def test_a_command_that_is_unknown_or_cut_short_is_refused(bench: Bench, argumen
     assert bench(*arguments).refused()
 
 
+def test_without_a_verb_the_help_is_shown_and_no_error_without_a_word(bench: Bench) -> None:
+    shown = bench()
+    for verb in ("run", "train", "report", "list"):
+        assert verb in shown.out
+    assert shown.err.strip() != "error:"
+    assert shown.created == []
+
+
 @pytest.mark.parametrize(
     "content", ["models: [", "- nominal", "model: [nominal]", "models: [nominal]\nthreats: [{eps: 8}]\nattacks: [x]\n"]
 )
@@ -673,6 +681,17 @@ def test_a_users_attack_that_fails_before_any_work_is_named(
 )
 def test_a_training_that_cannot_be_is_refused(bench: Bench, arguments: list[str], told: str) -> None:
     assert told in bench("train", *arguments).refused()
+
+
+def test_a_training_that_diverges_is_told_and_leaves_no_weights(bench: Bench) -> None:
+    arguments = ["--dataset", "digits", "--set", "learning_rate=1e30", "--set", "epochs=1", "--out", "w.safetensors"]
+    done = bench("train", "nominal", *arguments)
+    assert (done.code, done.out) == (1, "")
+    last = done.err.splitlines()[-1]
+    assert "training" in last
+    assert "nan" in last or "inf" in last
+    assert "Traceback" not in done.err
+    assert "w.safetensors" not in done.created
 
 
 def test_a_warm_start_from_what_is_no_network_is_refused(bench: Bench, kmeans: Path) -> None:

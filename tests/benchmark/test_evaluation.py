@@ -1,5 +1,6 @@
 """`benchmark.evaluate` for notebooks: what run_unit says, without files, and the model as it was."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +157,29 @@ def test_batch_norm_statistics_and_weights_stay_as_they_were(few: Dataset) -> No
     evaluate(model, few.x, few.y, attacks=ATTACKS[:1])
     assert fingerprint(model) == before
     assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
+
+
+BACKWARD = """
+from attacks.contract import AttackResult
+
+
+def attack(model, x, y, threat, *, seed, sample_ids):
+    moved = x.clone().requires_grad_(True)
+    model(moved).sum().backward()
+    assert moved.grad is not None
+    return AttackResult(x)
+"""
+
+
+def test_gradients_of_the_weights_stay_as_they_were(few: Dataset, user_module: Callable[[str], str]) -> None:
+    """FAB of AutoAttack calls backward() too, which reaches every weight that asks for a gradient."""
+    model = small_resnet().requires_grad_(True)
+    first, *others = model.parameters()
+    first.grad = torch.full_like(first, 7.0)
+    evaluate(model, few.x, few.y, attacks=[f"{user_module(BACKWARD)}:attack"])
+    assert torch.equal(first.grad, torch.full_like(first, 7.0))
+    assert all(parameter.grad is None for parameter in others)
+    assert all(parameter.requires_grad for parameter in model.parameters())
 
 
 def test_no_file_is_written(few: Dataset, workdir: Path) -> None:

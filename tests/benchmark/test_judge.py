@@ -95,7 +95,7 @@ def test_a_tie_between_the_true_class_and_another_is_broken() -> None:
     assert judgement.predictions.tolist() == [0, 1, 1]
 
 
-@pytest.mark.parametrize("logits", itertools.product([0.0, 1.0], repeat=3))
+@pytest.mark.parametrize("logits", list(itertools.product([0.0, 1.0], repeat=3)))
 @pytest.mark.parametrize("y", [0, 1, 2])
 def test_a_sample_is_right_only_where_its_class_beats_all_others(logits: tuple[float, ...], y: int) -> None:
     """Every pattern of ties of three classes."""

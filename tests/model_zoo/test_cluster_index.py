@@ -132,6 +132,7 @@ def test_a_batch_is_determined_by_its_generator() -> None:
     assert not torch.equal(draws[0][1], draws[2][1])
 
 
+@pytest.mark.filterwarnings("ignore:Number of distinct clusters")
 def test_identical_features_leave_no_cluster_that_a_batch_cannot_be_drawn_from() -> None:
     """A collapsed network: k-means then has fewer distinct points than clusters."""
     y = torch.arange(30) % 3

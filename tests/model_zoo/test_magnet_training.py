@@ -8,8 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from attacks.threat import NORMS, Norm, Threat
+from model_zoo.adapter import LogitsModel
+from model_zoo.architectures import build
 from model_zoo.magnet import MagnetClassifier
-from model_zoo.recipes import clustr_qtrades
+from model_zoo.recipes import clustr_qtrades, magnet_training
 from model_zoo.recipes.cluster_index import cluster_features
 from model_zoo.recipes.data import TrainingData
 from model_zoo.recipes.loop import TrainingRun
@@ -85,10 +87,12 @@ def test_gradients_flow_through_the_batchs_means_and_variance() -> None:
 CENTROID_LABELS = torch.tensor([0, 1, 1, 3, 0, 3, 1])
 
 
-def equation_4(features: Tensor, centroids: Tensor, variance: float, classes: int) -> Array:
+def equation_4(features: Tensor, centroids: Tensor, variance: float, head: str) -> Array:
+    """p_c of four classes: the normalised class sums, or softmax of the raw ones as the papers' code has it."""
     exponentials = np.exp(-brute_squared_distances(features, centroids) / (2 * variance))
-    sums = np.stack([exponentials[:, CENTROID_LABELS.numpy() == c].sum(axis=1) for c in range(classes)], axis=1)
-    probabilities: Array = sums / sums.sum(axis=1, keepdims=True)
+    sums = np.stack([exponentials[:, CENTROID_LABELS.numpy() == c].sum(axis=1) for c in range(4)], axis=1)
+    weights = np.exp(sums) if head == "scores" else sums
+    probabilities: Array = weights / weights.sum(axis=1, keepdims=True)
     return probabilities
 
 
@@ -96,10 +100,17 @@ def test_log_probabilities_are_equation_4() -> None:
     """Class 2 has no cluster: its probability is 0, its logarithm finite."""
     features, centroids = images(12).flatten(1), images(7, seed=1).flatten(1)
     log_p = log_probabilities(features, centroids, CENTROID_LABELS, 2.0, 4)
-    expected = equation_4(features, centroids, 2.0, 4)
+    expected = equation_4(features, centroids, 2.0, "log_sum_exp")
     np.testing.assert_allclose(log_p.exp().numpy(), expected, rtol=2e-5, atol=1e-30)
     assert bool(torch.isfinite(log_p).all())
     assert log_p[:, 2].exp().count_nonzero() == 0
+
+
+def test_through_the_published_head_they_are_the_log_softmax_of_the_raw_sums() -> None:
+    features, centroids = images(12).flatten(1), images(7, seed=1).flatten(1)
+    log_p = log_probabilities(features, centroids, CENTROID_LABELS, 8.0, 4, "scores")
+    expected = equation_4(features, centroids, 8.0, "scores")
+    np.testing.assert_allclose(log_p.exp().numpy(), expected, rtol=2e-5, atol=0)
 
 
 def test_log_probabilities_stay_finite_far_from_every_cluster() -> None:
@@ -143,9 +154,10 @@ def captured_extra_term(settings: clustr_qtrades.Settings, monkeypatch: pytest.M
 
 
 @pytest.mark.usefixtures("unchecked")
-def test_the_qtrades_term_is_equation_5_of_clustr(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("head", ["scores", "log_sum_exp"])
+def test_the_qtrades_term_is_equation_5_of_clustr(head: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """lambda * CE(p(x_adv), p(x)) with x_adv one sign step from uniform noise, transcribed in NumPy."""
-    settings = clustr_qtrades.Settings(weight=3.0, eps=0.1, step_size=0.12)
+    settings = clustr_qtrades.Settings(weight=3.0, eps=0.1, step_size=0.12, head=head)
     term = captured_extra_term(settings, monkeypatch)
     x, centroids, variance = images(6), images(7, seed=1).flatten(1), 2.0
     backbone = nn.Flatten().train()
@@ -155,11 +167,11 @@ def test_the_qtrades_term_is_equation_5_of_clustr(monkeypatch: pytest.MonkeyPatc
     noise = (2 * torch.rand(x.shape, generator=torch.Generator().manual_seed(8)) - 1) * 0.1
     image = x.double().numpy()
     start = np.clip(image + noise.double().numpy(), 0, 1)
-    p = equation_4(x, centroids, variance, 4)
-    present = [0, 1, 3]
+    p = equation_4(x, centroids, variance, head)
+    present = p.min(axis=0) > 0  # through eq. 4 itself, class 2 has probability 0 and adds nothing
 
     def cross_entropies(at: Array) -> Array:
-        q = equation_4(torch.from_numpy(at), centroids, variance, 4)
+        q = equation_4(torch.from_numpy(at), centroids, variance, head)
         values: Array = -(p[:, present] * np.log(q[:, present])).sum(axis=1)
         return values
 
@@ -168,8 +180,25 @@ def test_the_qtrades_term_is_equation_5_of_clustr(monkeypatch: pytest.MonkeyPatc
 
     x_adv = start + 0.12 * np.sign(finite_differences(total, start, 1e-5))
     x_adv = np.clip(np.clip(x_adv, image - 0.1, image + 0.1), 0, 1)
-    assert term(batch).item() == pytest.approx(3.0 * cross_entropies(x_adv).mean(), rel=1e-4)
+    expected = 3.0 * cross_entropies(x_adv).mean()
+    moved = expected - 3.0 * cross_entropies(start).mean()
+    assert moved > 1e-3, "the step must show"
+    assert term(batch).item() == pytest.approx(expected, abs=moved / 100)
     assert backbone.training
+
+
+def test_qtrades_knows_two_heads(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="head must be scores or log_sum_exp, got 'probabilities'"):
+        captured_extra_term(clustr_qtrades.Settings(head="probabilities"), monkeypatch)
+
+
+def test_the_learning_rate_falls_in_a_line_to_0(monkeypatch: pytest.MonkeyPatch) -> None:
+    rates: list[float] = []
+    monkeypatch.setattr(magnet_training, "set_learning_rate", lambda _, rate: rates.append(rate))
+    settings = MagnetSettings(epochs=2, learning_rate=0.01, batch_clusters=10, samples_per_cluster=8)
+    run = TrainingRun(seed=0, device=torch.device("cpu"), folder=None, identity="")
+    magnet_training.fit_magnet(digits_data(), settings, run, "stage", LogitsModel(build("small-resnet", 1, 10)))
+    assert rates == pytest.approx([0.01 * (1 - step / 8) for step in range(8)])
 
 
 def test_the_final_classifier_is_that_of_the_training_features() -> None:

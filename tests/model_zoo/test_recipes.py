@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from model_zoo.adapter import LogitsModel
+from model_zoo.architectures import build
 from model_zoo.errors import ModelError
 from model_zoo.kmeans import KMeansClassifier
 from model_zoo.magnet import MagnetClassifier
@@ -86,9 +87,9 @@ def test_every_recipe_learns_digits_better_than_chance(recipe: str, data: Traini
     assert accuracy(model, data.x_val, data.y_val, batch_size=7) == pytest.approx(correct)
 
 
-@pytest.mark.parametrize("recipe", ["nominal", "pgd-at", "clustr", "clustr-qtrades"])
+@pytest.mark.parametrize("recipe", ["kmeans", "nominal", "pgd-at", "clustr", "clustr-qtrades"])
 def test_a_training_is_determined_by_its_seed(recipe: str, data: TrainingData, nominal_file: str) -> None:
-    brief = {"epochs": 1}
+    brief = {} if recipe == "kmeans" else {"epochs": 1}
     torch.manual_seed(1)
     first = train(recipe, data, nominal_file, training_run(None), **brief)
     torch.manual_seed(2)
@@ -120,6 +121,22 @@ def test_d_is_taken_from_the_settings(
     assert isinstance(model, MagnetClassifier)
     assert model.nearest == expected
     assert model.labels.tolist() == [c for c in range(10) for _ in range(3)]
+
+
+@pytest.mark.parametrize("recipe", ["nominal-kmeans-head", "clustr"])
+def test_a_start_keeps_the_normalisation_it_was_trained_with(recipe: str, data: TrainingData, tmp_path: Path) -> None:
+    path = tmp_path / "start.safetensors"
+    torch.manual_seed(0)
+    start = LogitsModel(build("small-resnet", 1, 10), [0.9], [0.2])
+    save_model(path, start, CARD | {"architecture": "small-resnet", "num_classes": 10})
+    model = RECIPES[recipe].train(data, small(recipe, warm_start=str(path)), training_run(None))
+    assert isinstance(model, MagnetClassifier)
+    state = model.state_dict()
+    assert state["backbone.normalise.mean"].item() == pytest.approx(0.9)
+    assert state["backbone.normalise.std"].item() == pytest.approx(0.2)
+    if recipe == "nominal-kmeans-head":
+        with torch.no_grad():
+            torch.testing.assert_close(model.features(data.x_val), start.features(data.x_val), rtol=1e-4, atol=1e-5)
 
 
 def test_fine_tuning_leaves_the_file_it_started_from_alone(data: TrainingData, nominal_file: str) -> None:
