@@ -186,7 +186,10 @@ def _import_attack(name: str) -> tuple[AttackEntry, str]:
     function = getattr(module, attribute, None)
     if not callable(function):
         raise AttackError(f"attack {name}: {module_name} has no callable {attribute!r}")
-    parameters = inspect.signature(function).parameters
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):
+        raise AttackError(f"attack {name}: {attribute!r} has no signature to check; write a Python function") from None
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     missing = [k for k in ("seed", "sample_ids") if k not in parameters and not takes_any]
     if missing:

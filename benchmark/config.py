@@ -59,7 +59,7 @@ class RunConfig(BaseModel):
     threats: Annotated[tuple[ThreatConfig, ...], Field(min_length=1)]
     attacks: Annotated[tuple[str, ...], Field(min_length=1)]
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    unit_size: Annotated[int, Field(ge=1)] = 100
+    unit_size: Annotated[int, Field(ge=1)] = 200
     batch_size: Annotated[int, Field(ge=1)] = 250
     device: str = "auto"
     workers: Annotated[int, Field(ge=0)] = 0

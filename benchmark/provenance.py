@@ -1,5 +1,6 @@
 """Where a number comes from: commit, versions, machine."""
 
+import functools
 import importlib.metadata
 import platform
 import subprocess
@@ -10,6 +11,7 @@ import torch
 PACKAGES = ("clustrbench", "torch", "torchvision", "numpy", "scikit-learn", "pyautoattack", "robustbench")
 
 
+@functools.cache
 def versions() -> dict[str, str]:
     """Python's version and those of the packages a number may depend on."""
     found = {"python": platform.python_version()}
@@ -28,8 +30,9 @@ def machine(device: torch.device) -> str:
     return f"{platform.machine()}, {torch.get_num_threads()} threads"
 
 
+@functools.cache
 def commit() -> str:
-    """The checkout's commit, with + when it has uncommitted changes; empty outside a checkout."""
+    """The commit when the process first asks, + if it has uncommitted changes; empty outside a checkout."""
     here = Path(__file__).resolve().parent.parent
     if not (here / ".git").exists():
         return ""

@@ -1,7 +1,7 @@
 """The interface every classifier is put behind: images in [0, 1] in, logits out."""
 
 from collections.abc import Sequence
-from typing import TypeVar, cast
+from typing import Protocol, TypeVar, cast, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -58,6 +58,15 @@ class FeatureExtractor(nn.Module):
         return cast(Tensor, self.network.features(self.normalise(x)))  # type: ignore[operator]
 
 
+@runtime_checkable
+class FoldsBatchNorm(Protocol):
+    """A network that can fold its batch norm into its convolutions, all parts included."""
+
+    feature_dim: int
+
+    def fold_batch_norm(self) -> None: ...
+
+
 M = TypeVar("M", bound=nn.Module)
 
 
@@ -65,6 +74,13 @@ def channels_last(model: M) -> M:
     """The same model with its convolutions in channels-last layout: up to twice as fast on a CPU."""
     moved: M = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return moved
+
+
+def fold_batch_norm(model: nn.Module) -> None:
+    """Fold batch norm in every network that knows how; for evaluation only, the model can no longer be trained."""
+    for network in [part for part in model.modules() if isinstance(part, FoldsBatchNorm)]:
+        network.fold_batch_norm()
+    channels_last(model.requires_grad_(False))
 
 
 def judged_by(model: nn.Module) -> nn.Module:

@@ -26,7 +26,8 @@ def by_class(
 ) -> Float[Tensor, "n c m"]:
     """Values of each class's clusters; a padded place holds a value far below all of the sample's."""
     floor = values.detach().amin(dim=1)[:, None, None] - EXCLUDED_OFFSET
-    return torch.where(real, values[:, index], floor)
+    gathered = values.index_select(1, index.flatten()).unflatten(1, index.shape)  # its gradient is a fast index_add
+    return torch.where(real, gathered, floor)
 
 
 def keep_nearest(values: Float[Tensor, "n k"], nearest: int | None) -> Float[Tensor, "n k"]:

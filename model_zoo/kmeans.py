@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from model_zoo.clusters import by_class, check_clusters, class_index, pairwise_squared_distances
+from model_zoo.clusters import by_class, check_clusters, class_index
 
 
 class KMeansClassifier(nn.Module):
@@ -18,6 +18,8 @@ class KMeansClassifier(nn.Module):
     centroids: Tensor
     labels: Tensor
     center: Tensor
+    offsets: Tensor
+    norms: Tensor
     index: Tensor
     real: Tensor
 
@@ -38,9 +40,13 @@ class KMeansClassifier(nn.Module):
         self.register_buffer("labels", labels.detach().long())
         # Distances are taken from the centroids' mean: shorter vectors, smaller rounding errors.
         self.register_buffer("center", flat.mean(dim=0), persistent=False)
+        offsets = flat - self.center
+        self.register_buffer("offsets", offsets, persistent=False)
+        self.register_buffer("norms", (offsets * offsets).sum(dim=1), persistent=False)
         index, real = class_index(self.labels, num_classes)
         self.register_buffer("index", index, persistent=False)
         self.register_buffer("real", real, persistent=False)
+        self.eval()
 
     @property
     def cluster_labels(self) -> Int[Tensor, " k"]:
@@ -48,7 +54,8 @@ class KMeansClassifier(nn.Module):
 
     def squared_distances(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k"]:
         """Squared euclidean distances of images to all centroids."""
-        return pairwise_squared_distances(x.flatten(1) - self.center, self.centroids - self.center)
+        a = x.flatten(1) - self.center
+        return torch.addmm(self.norms + (a * a).sum(dim=1, keepdim=True), a, self.offsets.T, alpha=-2.0)
 
     def logits_from_distances(self, squared_distances: Float[Tensor, "n k"]) -> Float[Tensor, "n classes"]:
         return by_class(-squared_distances, self.index, self.real).amax(dim=2)

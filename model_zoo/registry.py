@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from model_zoo.adapter import fold_batch_norm
 from model_zoo.errors import ModelError
 from model_zoo.external import is_factory, load_factory, load_robustbench
 from model_zoo.magnet import HEADS, Head, MagnetClassifier
@@ -40,14 +41,15 @@ def zoo_cards() -> Mapping[str, ModelCard]:
     return {card.name: card for card in cards}
 
 
-def load(name: str, device: torch.device | str = "cpu") -> LoadedModel:
+def load(name: str, device: torch.device | str = "cpu", fold: bool = True) -> LoadedModel:
     """Load a model by name; ModelError, one line, when that cannot be done.
 
     A name is a model of the zoo, a path to a .safetensors file with its card beside it,
     `robustbench:THREAT/DATASET/NAME`, or `package.module:factory`. A Magnet classifier takes options after
-    an @, separated by commas: a head (`@scores`), `nearest=D`, `unmasked`.
+    an @, separated by commas: a head (`@scores`), `nearest=D`, `unmasked`. The zoo's networks come with
+    batch norm folded, unless `fold` is False, as a warm start needs.
     """
-    base, _, options = name.partition("@")
+    base, options = _split(name)
     device = torch.device(device)
     if base.startswith("robustbench:"):
         _refuse_options(name, options)
@@ -63,12 +65,23 @@ def load(name: str, device: torch.device | str = "cpu") -> LoadedModel:
         return LoadedModel(name, name, model, sha256, flags=flags)
     else:
         raise ModelError(_unknown(base))
+    if fold:
+        fold_batch_norm(model)
     if not options:
         return LoadedModel(name, base, model, card.sha256, card)
     if not isinstance(model, MagnetClassifier):
         raise ModelError(f"model {name}: {base} has no heads; options after @ are for Magnet classifiers")
     model, group = _apply_options(name, base, model, options.split(","))
     return LoadedModel(name, group, model, card.sha256, card)
+
+
+def _split(name: str) -> tuple[str, str]:
+    """The name and its options; an @ in the folders of a weight file's path is part of the path."""
+    head, suffix, tail = name.partition(".safetensors")
+    if suffix:
+        return head + suffix, tail.removeprefix("@")
+    base, _, options = name.partition("@")
+    return base, options
 
 
 def _apply_options(name: str, base: str, model: MagnetClassifier, options: list[str]) -> tuple[MagnetClassifier, str]:

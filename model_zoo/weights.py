@@ -90,7 +90,12 @@ def read_card(weights: Path) -> ModelCard:
     try:
         return ModelCard.model_validate(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
-        raise ModelError(f"model card {path} is missing (it lies beside the weights)") from None
+        missing = "" if weights.exists() else f"weight file {weights} is missing, and so is its "
+        raise ModelError(
+            f"{missing}model card {path}{'' if missing else ' is missing (it lies beside the weights)'}"
+        ) from None
+    except OSError as error:
+        raise ModelError(f"model card {path} cannot be read: {error.strerror}") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ModelError(f"model card {path} is not JSON: {error}") from None
     except ValidationError as error:

@@ -132,13 +132,14 @@ def _tables(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
 
 
 def _lines(rows: Sequence[Row]) -> list[dict[str, str]]:
-    attacks = list(dict.fromkeys(name for row in rows for name in row.attacks))
+    by_length = sorted(rows, key=lambda row: -len(row.attacks))  # the fullest row has the planned order
+    attacks = list(dict.fromkeys(name for row in by_length for name in row.attacks))
     lines = []
     seen: set[str] = set()
     for row in rows:
         first = row.group not in seen
         seen.add(row.group)
-        option = row.model.removeprefix(row.group).lstrip("@,")
+        option = row.model.removeprefix(row.group.partition("@")[0]).lstrip("@")
         line = {
             "#": str(row.rank) if row.rank and first else "",
             "model": row.model if first or not option else f"  ↳ @{option}",
@@ -149,7 +150,7 @@ def _lines(rows: Sequence[Row]) -> list[dict[str, str]]:
             low, high = 100 * row.robust_upper.low, 100 * row.robust_upper.high
             line["worst"] = f"{_percent(row.robust_upper)} ({low:.1f}–{high:.1f})"
         else:
-            line["worst"] = f"{row.done}/{row.n} done"
+            line["worst"] = f"{row.done}/{row.n} done" if row.done < row.n else "other heads not done"
         lines.append(line)
     return lines
 

@@ -39,7 +39,12 @@ class Store:
     def opened(self, configuration: Mapping[str, Any]) -> Iterator[None]:
         """`open_for`, and the folder kept from other runs meanwhile; StoreError when one is using it."""
         self.open_for(configuration)
-        with (self.folder / "run.lock").open("w") as lock:
+        path = self.folder / "run.lock"
+        try:
+            lock = path.open("w")
+        except OSError as error:
+            raise StoreError(f"{path} cannot be written: {error.strerror}") from None
+        with lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:

@@ -71,10 +71,11 @@ def draw_batch(
     of other classes. Returns the clusters (m,) and m * samples_per_cluster image indices, cluster by
     cluster, drawn with replacement only from clusters that are smaller than that.
     """
-    weights = index.losses.clamp_min(1e-6)
+    inhabited = torch.bincount(index.assignments, minlength=len(index.labels)) > 0
+    weights = index.losses.clamp_min(1e-6) * inhabited
     seed = int(torch.multinomial(weights, 1, generator=generator))
     distances = pairwise_squared_distances(index.centroids[seed : seed + 1], index.centroids)[0]
-    distances[index.labels == index.labels[seed]] = torch.inf
+    distances[(index.labels == index.labels[seed]) | ~inhabited] = torch.inf
     available = int(torch.isfinite(distances).sum())
     impostors = distances.topk(min(clusters - 1, available), largest=False).indices
     chosen = torch.cat([torch.tensor([seed]), impostors])

@@ -1,10 +1,11 @@
 """Recipes by name: RECIPES maps a training method to its file."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, cast
+from typing import Any
 
 from torch import nn
 
@@ -56,18 +57,24 @@ def settings_from(recipe: Recipe, assignments: list[str]) -> Any:
             raise ModelError(
                 f"recipe {recipe.name}: cannot set {assignment!r}; accepted: {', '.join(f'{k}=...' for k in fields)}"
             )
-        changes[key] = _parse(recipe.name, key, text, cast(type, fields[key].type))
+        changes[key] = _parse(recipe.name, key, text, getattr(recipe.settings(), key))
     return recipe.settings(**changes)
 
 
-def _parse(recipe: str, key: str, text: str, kind: type) -> Any:
-    if kind is str:
+def _parse(recipe: str, key: str, text: str, default: Any) -> Any:
+    """A value of the default's type; a whole number may be 0 only where that is the default."""
+    if isinstance(default, str):
         return text
+    numerator, _, denominator = text.partition("/")
     try:
-        numerator, _, denominator = text.partition("/")
-        value = kind(numerator) / kind(denominator) if denominator else kind(numerator)
+        value = float(numerator) / float(denominator) if denominator else float(numerator)
     except (ValueError, ZeroDivisionError):
-        raise ModelError(f"recipe {recipe}: {key} must be {kind.__name__}, got {text!r}") from None
-    if not 0 <= value < float("inf"):
-        raise ModelError(f"recipe {recipe}: {key} must not be negative, got {text}")
-    return kind(value)
+        value = math.nan
+    if isinstance(default, int):
+        least = min(default, 1)
+        if not math.isfinite(value) or value != int(value) or value < least:
+            raise ModelError(f"recipe {recipe}: {key} must be a whole number of at least {least}, got {text!r}")
+        return int(value)
+    if not 0 <= value < math.inf:
+        raise ModelError(f"recipe {recipe}: {key} must be a number or fraction of at least 0, got {text!r}")
+    return value

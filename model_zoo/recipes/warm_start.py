@@ -18,7 +18,7 @@ def warm_start(data: TrainingData, settings: MagnetSettings, run: TrainingRun) -
     check_batch(data, settings)
     if not settings.warm_start:
         return nominal.train(data, nominal.Settings(architecture=settings.architecture), run)
-    model = load(settings.warm_start, run.device).model
+    model = load(settings.warm_start, run.device, fold=False).model
     if not isinstance(model, LogitsModel):
         raise ValueError(f"warm_start must be a network with logits, got {settings.warm_start!r}")
     with torch.no_grad():
