@@ -94,6 +94,11 @@ class MagnetClassifier(nn.Module):
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n classes"]:
         return self.logits_from_distances(self.squared_distances(x))
 
+    @property
+    def masks(self) -> bool:
+        """Whether some clusters are left out of a prediction."""
+        return self.nearest is not None and self.nearest < len(self.centroids)
+
     def seen_through(self, head: Head, unmasked: bool = False) -> "MagnetClassifier":
         """The same classifier (shared weights) under another head."""
         return MagnetClassifier(

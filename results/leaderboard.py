@@ -97,10 +97,11 @@ def _row(model: str, units: list[WorkUnit], done: dict[str, UnitRecord], worst: 
     for unit in units:
         parts[unit.attack].append(unit)
     cells: dict[str, Proportion] = {}
-    flags: dict[str, None] = {}
+    flagged: dict[str, list[str]] = {}
     for attack, attack_units in parts.items():
         records = [done[unit.key] for unit in attack_units if unit.key in done]
-        flags |= dict.fromkeys(f"{attack}: {flag}" for record in records for flag in record.flags)
+        for flag in dict.fromkeys(flag for record in records for flag in record.flags):
+            flagged.setdefault(flag, []).append(attack)
         if len(records) == len(attack_units):
             cells[attack] = wilson(standing(verdicts_by_sample(records)), n)
     first = units[0]
@@ -117,7 +118,10 @@ def _row(model: str, units: list[WorkUnit], done: dict[str, UnitRecord], worst: 
         attacks=cells,
         robust_upper=None if worst is None else wilson(standing(worst), n),
         robust_lower=None if worst is None else wilson(certified(worst), n),
-        flags=list(flags),
+        flags=[
+            f"{', '.join(names)}: {flag}" if len(names) == 1 or names != list(parts) else flag
+            for flag, names in flagged.items()
+        ],
     )
 
 

@@ -96,6 +96,20 @@ def test_unmasked_is_an_option_and_stays_in_the_group_of_its_d() -> None:
     assert torch.equal(judged_by(loaded.model)(x), load("tiny-magnet@nearest=2").model(x))
 
 
+def test_a_mask_that_hides_gradients_is_flagged_until_it_is_off() -> None:
+    (flag,) = load("tiny-magnet@nearest=2").flags
+    assert "2 nearest clusters" in flag
+    assert load("tiny-magnet@nearest=2,unmasked").flags == ()
+    assert load("tiny-magnet@nearest=6").flags == (), "all six clusters count"
+
+
+def test_folding_batch_norm_changes_rounding_only() -> None:
+    folded, plain, x = load("tiny-network").model, load("tiny-network", fold=False).model, images(4)
+    assert not any(isinstance(part, torch.nn.BatchNorm2d) for part in folded.modules())
+    assert any(isinstance(part, torch.nn.BatchNorm2d) for part in plain.modules())
+    assert torch.allclose(folded(x), plain(x), atol=1e-5)
+
+
 def test_an_unknown_name_is_answered_with_the_nearest() -> None:
     assert refusal("tiny-kmean").startswith("unknown model 'tiny-kmean'; did you mean tiny-kmeans")
 

@@ -212,3 +212,9 @@ def test_the_order_of_the_units_does_not_change_the_rows() -> None:
     for seed in range(5):
         random.Random(seed).shuffle(units)
         assert [dataclasses.asdict(row) for row in leaderboard(units, records)] == expected
+
+
+def test_a_flag_of_every_attack_is_said_once_without_their_names() -> None:
+    units = [unit(attack=a, start=0, stop=1) for a in ("clean", "pgd20")]
+    (row,) = leaderboard(units, [record(u, "S", flags=("trained in the dark",)) for u in units])
+    assert row.flags == ["trained in the dark"]

@@ -1,0 +1,1 @@
+"""Scripts that measure speed as ratios in one run; never part of the tests."""
