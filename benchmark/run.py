@@ -49,7 +49,10 @@ class _Worker:
         data = _dataset(self.dataset, self.data_root)
         model = _model(unit.model, self.device)
         if (data.sha256, model.sha256) != (unit.data_sha256, unit.weights_sha256):
-            raise RuntimeError("the data or the weights changed after the run was planned")
+            raise RuntimeError(
+                "the data or the weights are not those the run was planned with "
+                "(were files changed, or does the factory return other weights each time?)"
+            )
         named = unit.params.get("surrogate")
         surrogate = _model(named, self.device).model if isinstance(named, str) else None
         return run_unit(unit, data, model, surrogate, device=device, batch_size=self.batch_size)

@@ -1,10 +1,12 @@
 """Models from outside the zoo: the user's own factory, and RobustBench's zoo by name."""
 
+import contextlib
 import difflib
 import hashlib
 import importlib
 import importlib.util
 import inspect
+import io
 import os
 import re
 import sys
@@ -45,7 +47,9 @@ def load_factory(name: str, device: torch.device) -> tuple[nn.Module, str, tuple
     if not callable(factory):
         raise ModelError(f"model {name}: {module_name} has no callable {attribute!r}")
     try:
-        model = factory()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)  # a factory that initialises at random gives the same model in every process
+            model = factory()
     except Exception as error:
         raise ModelError(f"model {name}: the factory raised {_told(error)}") from error
     if not isinstance(model, nn.Module):
@@ -72,7 +76,8 @@ def load_robustbench(name: str, device: torch.device, folder: Path) -> tuple[nn.
         hint = f"; did you mean {' or '.join(close)}?" if close else ""
         raise ModelError(f"model {name}: RobustBench lists no {model_name!r} for {dataset} {threat}{hint}")
     try:
-        network = load(model_name, model_dir=str(folder), dataset=dataset, threat_model=threat)
+        with contextlib.redirect_stdout(io.StringIO()):  # the downloader prints
+            network = load(model_name, model_dir=str(folder), dataset=dataset, threat_model=threat)
     except OSError as error:
         raise ModelError(
             f"model {name}: its weights must be downloaded, and that failed (no network?): {_told(error)}"

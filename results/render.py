@@ -41,7 +41,8 @@ def terminal(rows: Sequence[Row]) -> str:
     console = Console(file=StringIO(), force_terminal=False, width=10_000, legacy_windows=False)
     for title, table in _tables(rows):
         lines = _lines(table)
-        shown = Table(title=Text(title), title_justify="left", header_style="bold")
+        console.print(Text(title), soft_wrap=True)
+        shown = Table(header_style="bold")
         for column in lines[0]:
             shown.add_column(Text(column), justify="left" if column == "model" else "right", no_wrap=True)
         for line in lines:

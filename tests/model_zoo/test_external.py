@@ -223,3 +223,14 @@ def test_a_robustbench_model_takes_images_as_they_are(tmp_path: Path, monkeypatc
     assert torch.equal(model(images(3)), network(images(3)))
     assert not any(part.training for part in model.modules())
     assert sha256 == fingerprint(model)
+
+
+def test_a_factory_that_initialises_at_random_gives_the_same_model_each_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "randomly.py").write_text("import torch\n\ndef make():\n    return torch.nn.Linear(4, 3).eval()\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    state = torch.random.get_rng_state()
+    first, second = (load_factory("randomly:make", torch.device("cpu"))[1] for _ in range(2))
+    assert first == second
+    assert torch.equal(state, torch.random.get_rng_state()), "the caller's generator is left alone"
