@@ -34,6 +34,14 @@ class ClusteringClassifier(Protocol):
         """Squared distances (n, k) to the logits (n, classes) that `forward` returns."""
 
 
+@runtime_checkable
+class SeenThroughHead(ClusteringClassifier, Protocol):
+    """A clustering classifier attacked through one head and judged by another, over the same distances."""
+
+    def decide(self, squared_distances: Tensor) -> Tensor:
+        """Squared distances (n, k) to the logits (n, classes) that judge a prediction."""
+
+
 @dataclass(frozen=True)
 class AttackResult:
     """Candidates, never verdicts: the judge decides which of them break the model.
@@ -69,6 +77,17 @@ def fooled(logits: Float[Tensor, "n c"], y: Int[Tensor, " n"]) -> Bool[Tensor, "
     """
     true_logit = logits.gather(1, y[:, None]).squeeze(1)
     return best_other(logits, y) > true_logit
+
+
+def decision(model: Classifier, x: Tensor) -> Tensor:
+    """The logits (n, classes) that judge a prediction, whichever head the attack sees."""
+    headed = seen_through_head(model)
+    return model(x) if headed is None else headed.decide(headed.squared_distances(x))
+
+
+def seen_through_head(model: object) -> SeenThroughHead | None:
+    """The model, if its attacked head and its judged head may differ."""
+    return model if isinstance(model, SeenThroughHead) else None
 
 
 def best_other(logits: Float[Tensor, "n c"], y: Int[Tensor, " n"]) -> Float[Tensor, " n"]:

@@ -4,7 +4,7 @@ import dataclasses
 
 from torch import Tensor
 
-from attacks.contract import AttackResult, Classifier, ClusteringClassifier
+from attacks.contract import AttackResult, Classifier, ClusteringClassifier, SeenThroughHead
 from attacks.losses import magnet, magnet_published
 from attacks.pgd import restarted_ascent
 from attacks.threat import Threat
@@ -34,13 +34,15 @@ def magnet_pgd(
     clustering = _clustering(model)
     labels, variance = clustering.cluster_labels.to(y.device), clustering.variance
 
+    decide = clustering.decide if isinstance(clustering, SeenThroughHead) else clustering.logits_from_distances
+
     def objective(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         distances = clustering.squared_distances(x)
         if published:
             loss = magnet_published(distances, y, labels, variance, alpha)
         else:
             loss = magnet(distances, y, labels, variance)
-        return loss, clustering.logits_from_distances(distances)
+        return loss, decide(distances)
 
     result = restarted_ascent(
         objective,

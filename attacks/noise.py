@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from attacks.contract import AttackResult, Classifier, fooled
+from attacks.contract import AttackResult, Classifier, decision, fooled
 from attacks.randomness import sample_generators
 from attacks.threat import Threat
 
@@ -32,6 +32,6 @@ def noise(
             break
         x_adv[pending] = threat.random_start(x[pending], [generators[i] for i in pending.tolist()])
         with torch.no_grad():
-            logits = model(x_adv[pending])
+            logits = decision(model, x_adv[pending])
         pending = pending[~fooled(logits, y[pending])]
     return AttackResult(x_adv)

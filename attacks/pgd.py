@@ -6,14 +6,14 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from attacks.contract import AttackResult, Classifier, fooled
+from attacks.contract import AttackResult, Classifier, fooled, seen_through_head
 from attacks.losses import cross_entropy
 from attacks.randomness import sample_generators
 from attacks.threat import Threat
 
 LogitsLoss = Callable[[Tensor, Tensor], Tensor]
 Objective = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-"""(x, y) to the loss to raise (n,) and the logits (n, classes) of the same pass."""
+"""(x, y) to the loss to raise (n,) and the logits (n, classes) that judge the same images."""
 
 
 def pgd(
@@ -37,7 +37,12 @@ def pgd(
     judge the last one. `step_size` is in input units.
     """
 
+    headed = seen_through_head(model)
+
     def objective(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        if headed is not None:
+            distances = headed.squared_distances(x)
+            return loss(headed.logits_from_distances(distances), y), headed.decide(distances)
         logits = model(x)
         return loss(logits, y), logits
 
@@ -80,7 +85,9 @@ def restarted_ascent(
     for restart in range(restarts):
         if len(pending) == 0:
             break
-        start = threat.random_start(x[pending], sample_generators(seed, sample_ids[pending], name, restart))
+        start = threat.random_start(
+            x[pending], sample_generators(seed, sample_ids[pending.to(sample_ids.device)], name, restart)
+        )
         x_adv[pending], broken, stalled = ascend(
             objective, x[pending], start, y[pending], threat, steps=steps, step_size=size
         )

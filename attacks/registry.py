@@ -31,7 +31,7 @@ class AttackEntry:
     """An attack of the registry, and what it asks of the model.
 
     `clustering` attacks need squared distances to centroids. `whole_unit` attacks must see all samples of
-    a unit at once, because their random numbers belong to the batch.
+    a unit at once, because their random numbers belong to the batch; a user's attack might be one.
     """
 
     summary: str
@@ -198,4 +198,4 @@ def _import_attack(name: str) -> tuple[AttackEntry, str]:
         )
     source = inspect.getsourcefile(module)
     digest = hashlib.sha256(Path(source).read_bytes() if source else b"").hexdigest()
-    return AttackEntry(f"{name} (user)", function), digest
+    return AttackEntry(f"{name} (user)", function, whole_unit=True), digest

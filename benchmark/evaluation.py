@@ -70,7 +70,7 @@ def evaluate(
     model.to(where).eval().requires_grad_(False)  # or an attack's backward() would add to the weights' gradients
     try:
         loaded = LoadedModel(name, name, model, fingerprint(model), flags=flags)
-        request = check_request(config, dataset, (loaded,))
+        request = check_request(config, dataset, (loaded,), where)
         units = plan(request)
         outcomes = [
             run_unit(

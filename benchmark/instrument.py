@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from attacks.contract import ClusteringClassifier
+from model_zoo.adapter import judged_by
 
 CPU_SHAPE = 50
 ACCELERATOR_SHAPE = 250
@@ -48,9 +49,9 @@ class FixedBatch(nn.Module):
 class FixedBatchClustering(FixedBatch):
     """The same for a clustering classifier, whose distances attacks may use."""
 
-    def __init__(self, model: nn.Module, clustering: ClusteringClassifier, shape: int):
+    def __init__(self, model: nn.Module, clustering: ClusteringClassifier, judged: ClusteringClassifier, shape: int):
         super().__init__(model, shape)
-        self._clustering = clustering
+        self._clustering, self._judged = clustering, judged
 
     @property
     def cluster_labels(self) -> Int[Tensor, " k"]:
@@ -66,10 +67,18 @@ class FixedBatchClustering(FixedBatch):
     def logits_from_distances(self, squared_distances: Float[Tensor, "n k"]) -> Float[Tensor, "n c"]:
         return self._clustering.logits_from_distances(squared_distances)
 
+    def decide(self, squared_distances: Float[Tensor, "n k"]) -> Float[Tensor, "n c"]:
+        """The logits of the judged head, which attacks stop by."""
+        return self._judged.logits_from_distances(squared_distances)
+
 
 def instrument(model: nn.Module, device: torch.device) -> FixedBatch:
-    """Wrap a model for evaluation on a device."""
+    """Wrap a model for evaluation on a device; on CUDA also make float32 float32, and repeatable."""
+    if device.type == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cudnn.deterministic = True
     shape = CPU_SHAPE if device.type == "cpu" else ACCELERATOR_SHAPE
-    if isinstance(model, ClusteringClassifier):
-        return FixedBatchClustering(model, model, shape).eval()
+    judged = judged_by(model)
+    if isinstance(model, ClusteringClassifier) and isinstance(judged, ClusteringClassifier):
+        return FixedBatchClustering(model, model, judged, shape).eval()
     return FixedBatch(model, shape).eval()

@@ -39,12 +39,13 @@ def resolve(config: RunConfig, data_root: Path | None) -> Request:
         models = tuple(load(name, device) for name in config.models)
     except ModelError as error:
         raise RequestError(str(error)) from error
-    return check_request(config, dataset, models)
+    return check_request(config, dataset, models, device)
 
 
-def check_request(config: RunConfig, dataset: Dataset, models: tuple[LoadedModel, ...]) -> Request:
+def check_request(
+    config: RunConfig, dataset: Dataset, models: tuple[LoadedModel, ...], device: torch.device
+) -> Request:
     """Try models and attacks on the data they will meet."""
-    device = choose_device(config.device)
     if config.samples > len(dataset.x):
         raise RequestError(f"samples: {dataset.name} has {len(dataset.x)} test images, got {config.samples}")
     for threat in config.threats:

@@ -19,6 +19,7 @@ from benchmark.datasets import Dataset
 from benchmark.instrument import FixedBatch, instrument
 from benchmark.judge import judge, predict
 from model_zoo.adapter import judged_by
+from model_zoo.magnet import MagnetClassifier
 from model_zoo.registry import LoadedModel
 from results.aggregate import UnsoundError
 from results.records import Provenance, UnitRecord, Verdict, WorkUnit
@@ -55,18 +56,22 @@ def run_unit(
     threat = Threat(unit.norm, unit.eps)  # type: ignore[arg-type]  # Threat checks the norm
     judged = instrument(judged_by(model.model), device)
     right, clean_predictions = predict(judged, x, y)
+    with torch.no_grad():
+        randomised = not torch.equal(judged(x), judged(x))
 
     attacked = instrument(model.model, device)
     shown = None if surrogate is None else instrument(surrogate, device)
     size = len(x) if attack.entry.whole_unit else batch_size
     function = call(attack, shown)
-    results = [
-        _checked(
-            function(attacked, x[rows], y[rows], threat, seed=unit.seed, sample_ids=sample_ids[rows.cpu()]), x[rows]
-        )
-        for rows in torch.nonzero(right).flatten().split(size)
-        if len(rows)
-    ]
+    with torch.random.fork_rng():
+        torch.manual_seed(int(unit.key[:8], 16))  # for a user's attack that draws from torch's own generator
+        results = [
+            _checked(
+                function(attacked, x[rows], y[rows], threat, seed=unit.seed, sample_ids=sample_ids[rows.cpu()]), x[rows]
+            )
+            for rows in torch.nonzero(right).flatten().split(size)
+            if len(rows)
+        ]
     x_adv = x.clone()
     if results:
         x_adv[right] = torch.cat([result.x_adv.detach().to(x) for result in results])
@@ -97,7 +102,7 @@ def run_unit(
         forwards=attacked.forwards + _passes(shown)[0],
         backwards=attacked.backwards + _passes(shown)[1],
         seconds=time.monotonic() - started,
-        flags=_flags(model, results, judgement.allowed & right, broken, right),
+        flags=_flags(model, results, judgement.allowed & right, broken, right, randomised),
         adversarial_sha256=None if adversarial is None else _sha256(adversarial),
         provenance=Provenance(
             commit=provenance.commit(),
@@ -135,9 +140,20 @@ def _gather(results: list[AttackResult], pick: Callable[[AttackResult], Tensor |
 
 
 def _flags(
-    model: LoadedModel, results: list[AttackResult], allowed: Tensor, broken: Tensor, right: Tensor
+    model: LoadedModel,
+    results: list[AttackResult],
+    allowed: Tensor,
+    broken: Tensor,
+    right: Tensor,
+    randomised: bool,
 ) -> list[str]:
     flags = list(model.flags)
+    if isinstance(model.model, MagnetClassifier) and model.model.masks and not model.model.unmasked:
+        flags.append(
+            f"only the {model.model.nearest} nearest clusters count, which hides gradients: attack it unmasked as well"
+        )
+    if randomised:
+        flags.append("two passes over the same images differ: a randomised model, whose verdicts are one draw")
     for result in results:
         flags += result.flags
     outside = int((right & ~allowed).sum())

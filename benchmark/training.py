@@ -12,10 +12,12 @@ import torch
 
 from benchmark import datasets, provenance
 from benchmark.errors import RequestError
+from model_zoo.errors import ModelError
 from model_zoo.recipes.data import hold_out
 from model_zoo.recipes.loop import Progress, TrainingRun
 from model_zoo.recipes.registry import RECIPES, settings_from
 from model_zoo.recipes.supervised import accuracy
+from model_zoo.registry import load
 from model_zoo.weights import ModelCard, save_model
 
 
@@ -49,9 +51,14 @@ def train(
         data = hold_out(source.name, source.sha256, source.num_classes, source.x, source.y)
     except ValueError as error:
         raise RequestError(str(error)) from None
+    named = getattr(settings, "warm_start", "")
+    try:
+        start = load(named).sha256 if named else ""
+    except ModelError as error:
+        raise RequestError(f"warm_start: {error}") from error
     folder = out.with_suffix(".training")
     identity = json.dumps(
-        [recipe_name, dataclasses.asdict(settings), source.sha256, seed, provenance.versions()["torch"]]
+        [recipe_name, dataclasses.asdict(settings), source.sha256, seed, start, provenance.versions()["torch"]]
     )
     run = TrainingRun(seed, device, folder, hashlib.sha256(identity.encode()).hexdigest(), progress)
     started = time.monotonic() - _spent(folder)

@@ -68,11 +68,11 @@ def load(name: str, device: torch.device | str = "cpu", fold: bool = True) -> Lo
     if fold:
         fold_batch_norm(model)
     if not options:
-        return LoadedModel(name, base, model, card.sha256, card, _mask_flag(model))
+        return LoadedModel(name, base, model, card.identity, card)
     if not isinstance(model, MagnetClassifier):
         raise ModelError(f"model {name}: {base} has no heads; options after @ are for Magnet classifiers")
     model, group = _apply_options(name, base, model, options.split(","))
-    return LoadedModel(name, group, model, card.sha256, card, _mask_flag(model))
+    return LoadedModel(name, group, model, card.identity, card)
 
 
 def _split(name: str) -> tuple[str, str]:
@@ -103,13 +103,6 @@ def _apply_options(name: str, base: str, model: MagnetClassifier, options: list[
         return model.seen_through(head, unmasked), group
     except ValueError as error:
         raise ModelError(f"model {name}: {error}") from None
-
-
-def _mask_flag(model: nn.Module) -> tuple[str, ...]:
-    """A word on the mask of the D nearest clusters, which hides gradients from an attack that sees it."""
-    if not isinstance(model, MagnetClassifier) or model.unmasked or not model.masks:
-        return ()
-    return (f"only the {model.nearest} nearest clusters count, which hides gradients: attack it unmasked as well",)
 
 
 def _refuse_options(name: str, options: str) -> None:

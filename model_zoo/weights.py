@@ -55,6 +55,15 @@ class ModelCard(BaseModel):
     clean_samples: int | None = None
     sha256: str
 
+    @property
+    def identity(self) -> str:
+        """sha256 over everything that makes the classifier: the weights and what the card adds to rebuild it."""
+        parts = self.model_dump(
+            mode="json",
+            include={"sha256", "kind", "architecture", "input_shape", "num_classes", "variance", "nearest"},
+        )
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
 
 def card_path(weights: Path) -> Path:
     return weights.with_suffix(".json")

@@ -30,7 +30,7 @@ def execute(run_unit: RunUnit, units: Iterable[WorkUnit], workers: int) -> Itera
     """Yield outcomes as they finish. UnsoundError goes through and ends the run.
 
     `run_unit` must be picklable when `workers` > 1. One thread a process is faster than many threads in
-    one for small networks, and does not change a number: a sample's result does not depend on threads.
+    one for small networks; that both give the same numbers is tested, not promised by the kernels.
     """
     todo = list(units)
     if workers <= 1 or len(todo) <= 1:

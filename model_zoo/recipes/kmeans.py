@@ -1,7 +1,7 @@
 """`kmeans`: k-means in pixel space, each cluster labelled by the majority of its members (arXiv 2312.09533).
 
 K = 856 as in the paper. scikit-learn does the Lloyd iterations. A class that is the majority nowhere has no
-centroid; all its samples are then misclassified, and the card says so.
+centroid; all its samples are then misclassified.
 """
 
 from dataclasses import dataclass

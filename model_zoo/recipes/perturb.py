@@ -1,4 +1,4 @@
-"""Random starts of training-time attacks: one generator a batch, as speed matters more than identity there."""
+"""Random starts of training-time attacks: one generator an epoch, as speed matters more than identity there."""
 
 import torch
 from jaxtyping import Float

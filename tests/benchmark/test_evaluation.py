@@ -289,3 +289,36 @@ def test_a_model_that_does_not_keep_the_interface_is_named(few: Dataset, output:
 def test_an_attack_on_clusters_needs_clusters(few: Dataset) -> None:
     message = _refused(few, model=small_resnet(), attacks=["magnet100"])
     assert message == "attack magnet100 needs a clustering classifier; none among model"
+
+
+def test_a_mask_that_hides_gradients_is_flagged_until_it_is_off(few: Dataset) -> None:
+    model = magnet_for(few)
+    model.nearest = 1
+    (masked,) = evaluate(model, few.x, few.y, eps=0.1, attacks=["noise"]).rows
+    assert any("only the 1 nearest clusters count" in flag for flag in masked.flags)
+    unmasked = model.seen_through("log_sum_exp", unmasked=True)
+    (row,) = evaluate(unmasked, few.x, few.y, eps=0.1, attacks=["noise"]).rows
+    assert row.flags == []
+
+
+def test_an_attack_stops_by_the_judged_head_whichever_it_sees(few: Dataset) -> None:
+    model = magnet_for(few)
+    model.nearest = 2
+    for seen in (model.seen_through("log_sum_exp", unmasked=True), model.seen_through("scores")):
+        attacks = ["pgd20@restarts=1", "magnet100@steps=10,restarts=1", "noise@draws=5"]
+        (row,) = evaluate(seen, few.x, few.y, eps=0.1, attacks=attacks).rows
+        assert not [flag for flag in row.flags if "denied" in flag]
+        assert row.attacks[attacks[0]].value < row.clean.value if row.clean else False
+
+
+def test_a_randomised_model_is_flagged(few: Dataset) -> None:
+    class Noisy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = small_resnet()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.inner(x) + 0.01 * torch.randn(len(x), 1)  # type: ignore[no-any-return]
+
+    (row,) = evaluate(Noisy().eval(), few.x, few.y, eps=0.01, attacks=["noise@draws=1"]).rows
+    assert any("randomised model" in flag for flag in row.flags)

@@ -1,6 +1,5 @@
 """Models from outside: a user's factory, and RobustBench by name without network."""
 
-import hashlib
 import importlib
 import sys
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from torch import nn
 from model_zoo.errors import ModelError
 from model_zoo.external import fingerprint, is_factory, load_factory, load_robustbench
 from model_zoo.registry import load
-from tests.model_zoo.builders import images, tiny_network
+from tests.model_zoo.builders import images, tiny_magnet, tiny_network
 
 CPU = torch.device("cpu")
 
@@ -121,18 +120,25 @@ def test_a_factory_is_told_from_other_names(name: str, expected: bool) -> None:
     assert is_factory(name) == expected
 
 
-def test_the_fingerprint_is_over_names_shapes_values_and_source(tmp_path: Path) -> None:
-    model = nn.Linear(2, 1)
+def test_the_fingerprint_is_over_weights_attributes_and_source(tmp_path: Path) -> None:
     source = tmp_path / "source.py"
     source.write_bytes(b"code")
-    digest = hashlib.sha256()
-    for key in ("weight", "bias"):
-        value = getattr(model, key).detach().numpy()
-        digest.update(f"{key} torch.float32 {value.shape}".encode())
-        digest.update(value.tobytes())
-    assert fingerprint(model) == digest.hexdigest()
-    digest.update(b"code")
-    assert fingerprint(model, str(source)) == digest.hexdigest()
+    torch.manual_seed(0)
+    model = nn.Conv2d(1, 1, 3, padding=1)
+    plain, sourced = fingerprint(model), fingerprint(model, str(source))
+    assert len({plain, sourced}) == 2
+    source.write_bytes(b"other")
+    assert fingerprint(model, str(source)) != sourced
+    model.stride = (2, 2)
+    assert fingerprint(model) != plain, "an attribute that the weights do not show"
+    model.stride = (1, 1)
+    assert fingerprint(model.train()) == fingerprint(model.eval()) == plain
+
+
+def test_the_fingerprint_notices_d_and_the_head_of_a_magnet_classifier() -> None:
+    model = tiny_magnet()
+    prints = {fingerprint(m) for m in (model, model.seen_through("scores"), model.seen_through("log_sum_exp", True))}
+    assert len(prints) == 3
 
 
 def test_the_fingerprint_notices_every_change() -> None:

@@ -49,7 +49,7 @@ def test_a_name_of_the_zoo_loads_its_file(zoo: Path) -> None:
     assert (loaded.name, loaded.group) == ("tiny-kmeans", "tiny-kmeans")
     assert isinstance(loaded.model, KMeansClassifier)
     assert loaded.card == read_card(zoo / "tiny-kmeans.safetensors")
-    assert loaded.sha256 == loaded.card.sha256
+    assert loaded.sha256 == loaded.card.identity
     assert loaded.flags == ()
 
 
@@ -96,11 +96,12 @@ def test_unmasked_is_an_option_and_stays_in_the_group_of_its_d() -> None:
     assert torch.equal(judged_by(loaded.model)(x), load("tiny-magnet@nearest=2").model(x))
 
 
-def test_a_mask_that_hides_gradients_is_flagged_until_it_is_off() -> None:
-    (flag,) = load("tiny-magnet@nearest=2").flags
-    assert "2 nearest clusters" in flag
-    assert load("tiny-magnet@nearest=2,unmasked").flags == ()
-    assert load("tiny-magnet@nearest=6").flags == (), "all six clusters count"
+def test_the_identity_is_over_the_weights_and_what_the_card_adds_to_them() -> None:
+    card = load("tiny-magnet").card
+    assert card is not None
+    for change in ({"nearest": 1}, {"variance": 9.0}, {"sha256": "0" * 64}):
+        assert card.model_copy(update=change).identity != card.identity
+    assert card.model_copy(update={"minutes": 99.0}).identity == card.identity
 
 
 def test_folding_batch_norm_changes_rounding_only() -> None:
