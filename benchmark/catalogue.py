@@ -20,7 +20,7 @@ def models() -> Catalogue:
             card.summary,
             card.dataset,
             "–" if card.clean_accuracy is None else f"{100 * card.clean_accuracy:.2f}",
-            "–" if card.kind == "logits" else str(card.nearest or "all"),
+            str(card.nearest or "all") if card.kind == "magnet" else "–",
             f"{card.minutes:.1f}",
             card.sha256[:12],
         )
