@@ -117,11 +117,7 @@ def fingerprint(model: nn.Module, source: str | None = None) -> str:
     digest = hashlib.sha256()
     sources = set() if source is None else {source}
     for name, part in model.named_modules():
-        plain = {
-            k: v
-            for k, v in vars(part).items()
-            if k != "training" and isinstance(v, (int, float, str, tuple, type(None)))
-        }
+        plain = {k: v for k, v in vars(part).items() if k != "training" and _is_plain(v)}
         digest.update(f"{name} {type(part).__module__}.{type(part).__qualname__} {sorted(plain.items())}".encode())
         with contextlib.suppress(TypeError, OSError):  # classes of a notebook have no file
             if not type(part).__module__.startswith("torch."):
@@ -134,6 +130,13 @@ def fingerprint(model: nn.Module, source: str | None = None) -> str:
         if Path(path).is_file():
             digest.update(Path(path).read_bytes())
     return digest.hexdigest()
+
+
+def _is_plain(value: object) -> bool:
+    """Whether a value's repr is the same in every process."""
+    if isinstance(value, tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, (int, float, str))
 
 
 def _told(error: Exception) -> str:

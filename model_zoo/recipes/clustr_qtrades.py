@@ -22,7 +22,7 @@ from attacks.threat import Threat
 from model_zoo.magnet import MagnetClassifier
 from model_zoo.recipes.data import TrainingData
 from model_zoo.recipes.loop import TrainingRun
-from model_zoo.recipes.magnet_training import MagnetBatch, MagnetSettings, fit_magnet
+from model_zoo.recipes.magnet_training import MagnetBatch, MagnetSettings, check_batch, fit_magnet
 from model_zoo.recipes.perturb import uniform_start
 from model_zoo.recipes.soft_assignment import log_probabilities
 from model_zoo.recipes.warm_start import warm_start
@@ -37,6 +37,7 @@ class Settings(MagnetSettings):
 
 
 def train(data: TrainingData, settings: Settings, run: TrainingRun) -> MagnetClassifier:
+    check_batch(data, settings)  # before the warm start is trained
     threat = Threat("linf", settings.eps)
     if settings.head not in ("scores", "log_sum_exp"):
         raise ValueError(f"head must be scores or log_sum_exp, got {settings.head!r}")

@@ -6,16 +6,15 @@ from model_zoo.adapter import LogitsModel
 from model_zoo.recipes import nominal
 from model_zoo.recipes.data import TrainingData
 from model_zoo.recipes.loop import TrainingRun
-from model_zoo.recipes.magnet_training import MagnetSettings, check_batch
+from model_zoo.recipes.magnet_training import MagnetSettings
 from model_zoo.registry import load
 
 
 def warm_start(data: TrainingData, settings: MagnetSettings, run: TrainingRun) -> LogitsModel:
     """The model named in the settings, or `nominal` trained on the same data first.
 
-    Raises ValueError where the data or the named model do not fit, before any training.
+    Raises ValueError where the named model does not fit the data.
     """
-    check_batch(data, settings)
     if not settings.warm_start:
         return nominal.train(data, nominal.Settings(architecture=settings.architecture), run)
     model = load(settings.warm_start, run.device, fold=False).model
