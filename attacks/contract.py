@@ -36,7 +36,13 @@ class ClusteringClassifier(Protocol):
 
 @runtime_checkable
 class SeenThroughHead(ClusteringClassifier, Protocol):
-    """A clustering classifier attacked through one head and judged by another, over the same distances."""
+    """A clustering classifier attacked through one head and judged by another, over the same distances.
+
+    `two_headed` is False where they are one.
+    """
+
+    @property
+    def two_headed(self) -> bool: ...
 
     def decide(self, squared_distances: Tensor) -> Tensor:
         """Squared distances (n, k) to the logits (n, classes) that judge a prediction."""
@@ -47,13 +53,15 @@ class AttackResult:
     """Candidates, never verdicts: the judge decides which of them break the model.
 
     `x_adv` (n, c, h, w) holds one image a sample; `certified` (n,) marks the samples that a verifier
-    proved; `claimed` (n,) those the attack took for broken and left alone from then on; `flags` are
-    sentences about anything that touches trust.
+    proved; `claimed` (n,) those the attack took for broken and left alone from then on; `winners` names for
+    each sample the part of an ensemble that broke it, None where none did; `flags` are sentences about
+    anything that touches trust.
     """
 
     x_adv: Float[Tensor, "n *image"]
     certified: Bool[Tensor, " n"] | None = None
     claimed: Bool[Tensor, " n"] | None = None
+    winners: tuple[str | None, ...] | None = None
     flags: tuple[str, ...] = ()
 
 
@@ -79,18 +87,52 @@ def fooled(logits: Float[Tensor, "n c"], y: Int[Tensor, " n"]) -> Bool[Tensor, "
     return best_other(logits, y) > true_logit
 
 
+@runtime_checkable
+class SearchModel(Protocol):
+    """A model prepared for `attacks.search`, perhaps a cheaper copy of the true one.
+
+    `lanes` is how many searches it is asked to hold at a time; it is told beforehand whether they will be
+    `crowded`, so that it may take its passes in larger parts. `slack` is how far the copy's margins were
+    seen to lie from the true model's; `confirm` judges images x_adv of the originals x by the true model.
+    """
+
+    lanes: int
+    crowded: bool
+    slack: float
+
+    def confirm(self, x: Tensor, y: Tensor, x_adv: Tensor, threat: Threat) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """One pass: `logits` of the attacked head, `judged` those of the judged one, and what both came from."""
+
+    logits: Float[Tensor, "n c"]
+    judged: Float[Tensor, "n c"]
+    squared_distances: Float[Tensor, "n k"] | None = None
+
+    def margin(self, y: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
+        """Best wrong minus true logit of the judged head."""
+        judged = self.judged.detach()
+        return best_other(judged, y) - judged.gather(1, y[:, None]).squeeze(1)
+
+
+def outputs(model: Classifier, x: Tensor) -> Outputs:
+    """Everything one pass of a model gives: through a clustering classifier's distances where there are some."""
+    if isinstance(model, ClusteringClassifier):
+        distances = model.squared_distances(x)
+        logits = model.logits_from_distances(distances)
+        judged = model.decide(distances) if isinstance(model, SeenThroughHead) and model.two_headed else logits
+        return Outputs(logits, judged, distances)
+    logits = model(x)
+    return Outputs(logits, logits)
+
+
 def decision(model: Classifier, x: Tensor) -> Tensor:
     """The logits (n, classes) that judge a prediction, whichever head the attack sees."""
-    headed = seen_through_head(model)
-    return model(x) if headed is None else headed.decide(headed.squared_distances(x))
-
-
-def seen_through_head(model: object) -> SeenThroughHead | None:
-    """The model, if its attacked head and its judged head may differ."""
-    return model if isinstance(model, SeenThroughHead) else None
+    return outputs(model, x).judged
 
 
 def best_other(logits: Float[Tensor, "n c"], y: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
     """The largest logit among the wrong classes."""
-    true_class = torch.nn.functional.one_hot(y, logits.shape[1]).bool()
-    return logits.masked_fill(true_class, -torch.inf).amax(dim=1)
+    return logits.scatter(1, y[:, None], -torch.inf).amax(dim=1)

@@ -7,6 +7,8 @@ from torch.nn import functional
 
 from attacks.contract import best_other
 
+_TINY = 1e-12
+
 
 def cross_entropy(logits: Float[Tensor, "n c"], y: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
     """Cross entropy of softmax(logits) against the true class."""
@@ -16,6 +18,31 @@ def cross_entropy(logits: Float[Tensor, "n c"], y: Int[Tensor, " n"]) -> Float[T
 def margin(logits: Float[Tensor, "n c"], y: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
     """Best wrong logit minus the true one (Carlini & Wagner 2017, f_6 without its floor)."""
     return best_other(logits, y) - logits.gather(1, y[:, None]).squeeze(1)
+
+
+def margin_targeted(
+    logits: Float[Tensor, "n c"], y: Int[Tensor, " n"], target: Int[Tensor, " n"]
+) -> Float[Tensor, " n"]:
+    """The target class's logit minus the true one."""
+    pair = logits.gather(1, torch.stack([target, y], dim=1))
+    return pair[:, 0] - pair[:, 1]
+
+
+def dlr(logits: Float[Tensor, "n c"], y: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """Difference of logits ratio (Croce & Hein 2020b, eq. 6); needs 3 classes.
+
+    The margin over the distance of the first to the third logit: no scaling of the logits changes it.
+    """
+    top = logits.topk(3, dim=1).values
+    return margin(logits, y) / (top[:, 0] - top[:, 2] + _TINY)
+
+
+def dlr_targeted(
+    logits: Float[Tensor, "n c"], y: Int[Tensor, " n"], target: Int[Tensor, " n"]
+) -> Float[Tensor, " n"]:
+    """Targeted DLR (Croce & Hein 2020b, eq. 7); needs 4 classes."""
+    top = logits.topk(4, dim=1).values
+    return margin_targeted(logits, y, target) / (top[:, 0] - (top[:, 2] + top[:, 3]) / 2 + _TINY)
 
 
 def magnet(

@@ -4,7 +4,7 @@ import dataclasses
 
 from torch import Tensor
 
-from attacks.contract import AttackResult, Classifier, ClusteringClassifier, SeenThroughHead
+from attacks.contract import AttackResult, Classifier, ClusteringClassifier, Outputs
 from attacks.losses import magnet, magnet_published
 from attacks.pgd import restarted_ascent
 from attacks.threat import Threat
@@ -31,20 +31,18 @@ def magnet_pgd(
     wherever the model is confident. `published=True` restores the paper's form with its `alpha` (12.5 for
     CIFAR-10) and flags the result. Distances do not pass through a head, so every head gives the same loss.
     """
-    clustering = _clustering(model)
-    labels, variance = clustering.cluster_labels.to(y.device), clustering.variance
+    if not isinstance(model, ClusteringClassifier):
+        raise TypeError("magnet attacks need a clustering classifier: squared distances to labelled centroids")
+    labels, variance = model.cluster_labels.to(y.device), model.variance
 
-    decide = clustering.decide if isinstance(clustering, SeenThroughHead) else clustering.logits_from_distances
-
-    def objective(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        distances = clustering.squared_distances(x)
+    def objective(out: Outputs, y: Tensor) -> Tensor:
+        assert out.squared_distances is not None  # a clustering classifier's passes go through its distances
         if published:
-            loss = magnet_published(distances, y, labels, variance, alpha)
-        else:
-            loss = magnet(distances, y, labels, variance)
-        return loss, decide(distances)
+            return magnet_published(out.squared_distances, y, labels, variance, alpha)
+        return magnet(out.squared_distances, y, labels, variance)
 
     result = restarted_ascent(
+        model,
         objective,
         x,
         y,
@@ -61,8 +59,3 @@ def magnet_pgd(
         return dataclasses.replace(result, flags=(masked, *result.flags))
     return result
 
-
-def _clustering(model: object) -> ClusteringClassifier:
-    if not isinstance(model, ClusteringClassifier):
-        raise TypeError("magnet attacks need a clustering classifier: squared distances to labelled centroids")
-    return model

@@ -14,12 +14,13 @@ from typing import Any
 
 from torch import Tensor
 
-from attacks.autoattack import MIN_CLASSES, autoattack
+from attacks.autoattack import ENSEMBLES, autoattack
 from attacks.contract import AttackResult, Classifier
 from attacks.losses import margin
 from attacks.magnet import magnet_pgd
 from attacks.noise import noise
 from attacks.pgd import pgd
+from attacks.reference import MIN_CLASSES, autoattack_reference
 from attacks.threat import Threat
 from attacks.transfer import transfer
 
@@ -30,13 +31,16 @@ Scalar = str | int | float | bool | None
 class AttackEntry:
     """An attack of the registry, and what it asks of the model.
 
-    `clustering` attacks need squared distances to centroids. `whole_unit` attacks must see all samples of
-    a unit at once, because their random numbers belong to the batch; a user's attack might be one.
+    `clustering` attacks need squared distances to centroids. `searches` attacks run on `attacks.search`: they
+    schedule a unit's samples themselves, and may search in a cheaper copy since the true model confirms their
+    claims. `whole_unit` attacks must see all samples of a unit at once, because their random numbers belong
+    to the batch; a user's attack might be one.
     """
 
     summary: str
     run: Callable[..., AttackResult]
     clustering: bool = False
+    searches: bool = False
     whole_unit: bool = False
     min_classes: int = 2
 
@@ -56,27 +60,44 @@ ATTACKS: dict[str, AttackEntry] = {
     "pgd20": AttackEntry(
         "PGD on cross entropy, 20 steps, 10 restarts",
         functools.partial(pgd, steps=20, restarts=10, step_size=None),
+        searches=True,
     ),
     "pgd100": AttackEntry(
         "PGD on cross entropy, 100 steps, 10 restarts",
         functools.partial(pgd, steps=100, restarts=10, step_size=None),
+        searches=True,
     ),
     "cw100": AttackEntry(
         "PGD on the margin loss, 100 steps, 10 restarts",
         functools.partial(pgd, steps=100, restarts=10, step_size=None, loss=margin, name="cw"),
+        searches=True,
     ),
     "magnet100": AttackEntry(
         "PGD on the Magnet loss, 100 steps, 10 restarts",
         functools.partial(magnet_pgd, steps=100, restarts=10, step_size=None),
         clustering=True,
+        searches=True,
     ),
     "magnet100-published": AttackEntry(
         "the papers' Magnet attack, which masks its own gradients",
         functools.partial(magnet_pgd, steps=100, restarts=10, step_size=None, published=True, alpha=12.5),
         clustering=True,
+        searches=True,
     ),
     "autoattack": AttackEntry(
-        "AutoAttack standard, complete, by pyautoattack", autoattack, whole_unit=True, min_classes=MIN_CLASSES
+        "AutoAttack standard, complete", functools.partial(autoattack, parts=ENSEMBLES["standard"]), searches=True
+    ),
+    "autoattack-plus": AttackEntry(
+        "AutoAttack plus: more restarts and losses", functools.partial(autoattack, parts=ENSEMBLES["plus"]), searches=True
+    ),
+    "autoattack-rand": AttackEntry(
+        "AutoAttack for randomised models", functools.partial(autoattack, parts=ENSEMBLES["rand"]), searches=True
+    ),
+    "autoattack-reference": AttackEntry(
+        "AutoAttack standard by pyautoattack, to compare with",
+        autoattack_reference,
+        whole_unit=True,
+        min_classes=MIN_CLASSES,
     ),
 }
 

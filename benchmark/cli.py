@@ -39,10 +39,11 @@ def run(
     model: Annotated[list[str] | None, typer.Option(help="Model by name; repeat for several.")] = None,
     dataset: Annotated[str | None, typer.Option(help="Data set by name, npz:FILE or folder:DIR.")] = None,
     attack: Annotated[list[str] | None, typer.Option(help="Attack by name; repeat for several.")] = None,
-    norm: Annotated[str | None, typer.Option(help="linf or l2.")] = None,
+    norm: Annotated[str | None, typer.Option(help="linf, l2 or l1.")] = None,
     eps: Annotated[list[str] | None, typer.Option(help='Radius in input units, like "8/255"; repeatable.')] = None,
     samples: Annotated[int | None, typer.Option(help="How many test images, from the first on.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of all random numbers.")] = None,
+    search: Annotated[str | None, typer.Option(help="auto (a bfloat16 copy where it pays) or float32.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Samples attacked at a time; memory, not numbers.")] = None,
     workers: Annotated[int | None, typer.Option(help="Processes; 0: one a core.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
@@ -65,6 +66,7 @@ def run(
         "attacks": attack or None,
         "samples": samples,
         "seed": seed,
+        "search": search,
         "batch_size": batch_size,
         "workers": workers,
         "device": device,
@@ -86,7 +88,7 @@ def run(
         raise typer.Exit(GATE_FAILED)
 
 
-DEFAULT_EPS = {"linf": "8/255", "l2": "0.5"}
+DEFAULT_EPS = {"linf": "8/255", "l2": "0.5", "l1": "12"}
 
 
 @app.command()

@@ -33,7 +33,7 @@ class ThreatConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    norm: Literal["linf", "l2"] = "linf"
+    norm: Literal["linf", "l2", "l1"] = "linf"
     eps: Annotated[float, BeforeValidator(parse_eps)]
 
     @model_validator(mode="after")
@@ -48,7 +48,8 @@ class RunConfig(BaseModel):
     """All that a run is asked to do.
 
     `unit_size` samples form a unit of work: what a kill can lose, and the batch that a whole-batch attack
-    (pyautoattack) sees. `batch_size` samples are attacked at a time: it changes memory, not numbers.
+    (pyautoattack) sees. `batch_size` samples are attacked at a time: it changes memory, not numbers. `search`
+    "auto" lets attacks search in a bfloat16 copy where the processor has bfloat16; "float32" does not.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -60,6 +61,7 @@ class RunConfig(BaseModel):
     attacks: Annotated[tuple[str, ...], Field(min_length=1)]
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     unit_size: Annotated[int, Field(ge=1)] = 200
+    search: Literal["auto", "float32"] = "auto"
     batch_size: Annotated[int, Field(ge=1)] = 250
     device: str = "auto"
     workers: Annotated[int, Field(ge=0)] = 0

@@ -40,6 +40,7 @@ def evaluate(
     eps: float | str = 8 / 255,
     attacks: Sequence[str] = ("pgd20", "autoattack"),
     seed: int = 0,
+    search: str = "auto",
     batch_size: int = 250,
     device: torch.device | str | None = None,
     name: str = "model",
@@ -47,7 +48,8 @@ def evaluate(
     """Attack a model of images in [0, 1] to logits and judge every sample.
 
     `x` float images in [0, 1], `y` integer labels; `eps` in input units or as text like "8/255"; `attacks`
-    as the command line spells them. All samples form one unit. The model is put in eval mode meanwhile.
+    as the command line spells them; `search` "auto" or "float32" (no bfloat16 copy). All samples form one
+    unit. The model is put in eval mode meanwhile.
     Raises RequestError (a ValueError) for wrong input, and what the model or an attack raises.
     """
     where = torch.device(device) if device is not None else _device_of(model)
@@ -58,6 +60,7 @@ def evaluate(
         "threats": [{"norm": norm, "eps": eps}],
         "attacks": list(attacks),
         "seed": seed,
+        "search": search,
         "unit_size": max(1, len(x)),
         "batch_size": batch_size,
         "device": where.type,

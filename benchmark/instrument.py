@@ -1,56 +1,100 @@
-"""A model as the attacks see it: one fixed batch shape, every pass counted, no output altered."""
+"""A model as the attacks see it: fixed batch shapes, every pass counted and timed, no output altered."""
 
+import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from attacks.contract import ClusteringClassifier
+from attacks.contract import ClusteringClassifier, decision, fooled
+from attacks.threat import Threat
 from model_zoo.adapter import judged_by
 
 CPU_SHAPE = 50
 ACCELERATOR_SHAPE = 250
+LANES = 250
+CROWDED_SHAPE = LANES
+"""Searches that fill many lanes take passes in larger parts, which cost a third less a sample."""
+
+Confirm = Callable[[Tensor, Tensor, Tensor, Threat], Tensor]
 
 
 class FixedBatch(nn.Module):
-    """Runs a model on parts of exactly `shape` samples, the last one padded, and counts passes.
+    """Runs a model on parts of exactly `shape` samples, the last one padded; counts and times passes.
 
     Kernels round differently for different batch shapes; with one shape a sample's logits and gradients do
-    not depend on how many others are in the batch. `forwards` and `backwards` count passes of single
-    samples, padding left out.
+    not depend on how many others are in the batch. Crowded searches have a larger shape of their own. `forwards` and `backwards` count passes of single samples, padding left out; `seconds` is the
+    wall time spent in them (on CUDA: in handing them over).
+
+    It is what `attacks.search` asks of a model: `lanes`, `crowded`, `slack`, `confirm` (by default its own
+    decision).
     """
 
-    def __init__(self, model: nn.Module, shape: int):
+    def __init__(self, model: nn.Module, shape: int, crowded_shape: int | None = None):
         super().__init__()
-        self.model, self.shape = model, shape
+        self.model, self.shape, self.crowded_shape = model, shape, crowded_shape or shape
         self.forwards = self.backwards = 0
+        self.seconds = 0.0
+        self.lanes, self.slack, self.crowded = LANES, 0.0, False
+        self.confirm: Confirm = self._own_decision
 
     def forward(self, x: Float[Tensor, "n *image"]) -> Tensor:
         return self._by_parts(self.model, x)
 
     def _by_parts(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         outputs = []
-        for part in x.split(self.shape):
+        shape = self.crowded_shape if self.crowded else self.shape
+        for part in x.split(shape):
             n = len(part)
-            if n < self.shape:
-                part = torch.cat([part, part.new_zeros(self.shape - n, *part.shape[1:])])
-            output = function(part)[:n]
+            if n < shape:
+                part = torch.cat([part, part.new_zeros(shape - n, *part.shape[1:])])
+            output = self._timed(function, part)[:n]
             self.forwards += n
             if output.requires_grad:
                 output.register_hook(self._count_backward)
             outputs.append(output)
-        return torch.cat(outputs)
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+    def _timed(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """Call a part of the model; its backward pass is timed from its output's gradient to its input's."""
+        x = x.view_as(x)  # a node of its own, whose hook fires as soon as this part's gradient is there
+        started = time.perf_counter()
+        output = function(x)
+        self.seconds += time.perf_counter() - started
+        if output.requires_grad and x.requires_grad:
+            clock: list[float] = []
+            output.register_hook(lambda gradient: clock.append(time.perf_counter()))
+            x.register_hook(partial(self._stop, clock))
+        return output
+
+    def _stop(self, clock: list[float], gradient: Tensor) -> None:
+        del gradient
+        if clock:
+            self.seconds += time.perf_counter() - clock.pop()
 
     def _count_backward(self, gradient: Tensor) -> None:
         self.backwards += len(gradient)
+
+    def _own_decision(self, x: Tensor, y: Tensor, x_adv: Tensor, threat: Threat) -> Bool[Tensor, " n"]:
+        del x, threat
+        with torch.no_grad():
+            return fooled(decision(self, x_adv), y)
 
 
 class FixedBatchClustering(FixedBatch):
     """The same for a clustering classifier, whose distances attacks may use."""
 
-    def __init__(self, model: nn.Module, clustering: ClusteringClassifier, judged: ClusteringClassifier, shape: int):
-        super().__init__(model, shape)
+    def __init__(
+        self,
+        model: nn.Module,
+        clustering: ClusteringClassifier,
+        judged: ClusteringClassifier,
+        shape: int,
+        crowded_shape: int | None = None,
+    ):
+        super().__init__(model, shape, crowded_shape)
         self._clustering, self._judged = clustering, judged
 
     @property
@@ -65,20 +109,28 @@ class FixedBatchClustering(FixedBatch):
         return self._by_parts(self._clustering.squared_distances, x)
 
     def logits_from_distances(self, squared_distances: Float[Tensor, "n k"]) -> Float[Tensor, "n c"]:
-        return self._clustering.logits_from_distances(squared_distances)
+        return self._timed(self._clustering.logits_from_distances, squared_distances)
 
     def decide(self, squared_distances: Float[Tensor, "n k"]) -> Float[Tensor, "n c"]:
-        """The logits of the judged head, which attacks stop by."""
-        return self._judged.logits_from_distances(squared_distances)
+        """The logits of the judged head, which attacks stop by; the attacked head's where they are the same."""
+        return self._timed(self._judged.logits_from_distances, squared_distances.detach())
+
+    @property
+    def two_headed(self) -> bool:
+        """Whether the attacked head and the judged one differ."""
+        return self._clustering is not self._judged
 
 
-def instrument(model: nn.Module, device: torch.device) -> FixedBatch:
-    """Wrap a model for evaluation on a device; on CUDA also make float32 float32, and repeatable."""
+def instrument(model: nn.Module, device: torch.device, judged: nn.Module | None = None) -> FixedBatch:
+    """Wrap a model for evaluation on a device; on CUDA also make float32 float32, and repeatable.
+
+    `judged` is the head whose prediction decides, by default the model's own word on it.
+    """
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         torch.backends.cudnn.deterministic = True
-    shape = CPU_SHAPE if device.type == "cpu" else ACCELERATOR_SHAPE
-    judged = judged_by(model)
+    shapes = (CPU_SHAPE if device.type == "cpu" else ACCELERATOR_SHAPE, CROWDED_SHAPE)
+    judged = judged_by(model) if judged is None else judged
     if isinstance(model, ClusteringClassifier) and isinstance(judged, ClusteringClassifier):
-        return FixedBatchClustering(model, model, judged, shape).eval()
-    return FixedBatch(model, shape).eval()
+        return FixedBatchClustering(model, model, judged, *shapes).eval()
+    return FixedBatch(model, *shapes).eval()

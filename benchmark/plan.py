@@ -30,6 +30,7 @@ def plan(request: Request) -> list[WorkUnit]:
             start=start,
             stop=min(start + config.unit_size, config.samples),
             seed=config.seed,
+            search=config.search,
         )
         for threat in config.threats
         for model in request.models

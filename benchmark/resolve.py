@@ -49,10 +49,12 @@ def check_request(
     if config.samples > len(dataset.x):
         raise RequestError(f"samples: {dataset.name} has {len(dataset.x)} test images, got {config.samples}")
     for threat in config.threats:
-        largest = math.sqrt(dataset.x[0].numel())
-        if threat.norm == "l2" and threat.eps > largest:
+        pixels = dataset.x[0].numel()
+        largest = {"linf": 1.0, "l2": math.sqrt(pixels), "l1": float(pixels)}[threat.norm]
+        if threat.eps > largest:
             raise RequestError(
-                f"eps must be in (0, {largest:.4g}] for l2 on {dataset.name} (the box's diagonal), got {threat.eps:g}"
+                f"eps must be in (0, {largest:.4g}] for {threat.norm} on {dataset.name} (the box's diagonal), "
+                f"got {threat.eps:g}"
             )
     try:
         attacks = tuple(resolve_attack(name) for name in config.attacks)

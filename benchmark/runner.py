@@ -15,8 +15,9 @@ from attacks.registry import ResolvedAttack, call
 from attacks.registry import resolve as resolve_attack
 from attacks.threat import Threat
 from benchmark import provenance
+from benchmark.cheap_copy import Searched, cheap_copy
 from benchmark.datasets import Dataset
-from benchmark.instrument import FixedBatch, instrument
+from benchmark.instrument import instrument
 from benchmark.judge import judge, predict
 from model_zoo.adapter import judged_by
 from model_zoo.magnet import MagnetClassifier
@@ -59,9 +60,13 @@ def run_unit(
     with torch.no_grad():
         randomised = not torch.equal(judged(x), judged(x))
 
-    attacked = instrument(model.model, device)
+    searched = _searched(model.model, dataset, attack, unit.search, device)
+    attacked = instrument(searched.model, device, judged_by(model.model))
+    attacked.lanes, attacked.slack = batch_size, searched.slack
+    confirming = instrument(judged_by(model.model), device)
+    attacked.confirm = lambda x, y, x_adv, threat: judge(confirming, x, y, x_adv, threat).broken
     shown = None if surrogate is None else instrument(surrogate, device)
-    size = len(x) if attack.entry.whole_unit else batch_size
+    size = len(x) if attack.entry.whole_unit or attack.entry.searches else batch_size
     function = call(attack, shown)
     with torch.random.fork_rng():
         torch.manual_seed(int(unit.key[:8], 16))  # for a user's attack that draws from torch's own generator
@@ -90,6 +95,8 @@ def run_unit(
         adversarial = pack_adversarial(
             sample_ids[broken.cpu()].numpy(), x_adv[broken].float().cpu().numpy().astype(np.float32)
         )
+    wrappers = [w for w in (judged, attacked, confirming, shown) if w is not None]
+    seconds = time.monotonic() - started
     record = UnitRecord(
         key=unit.key,
         unit=unit,
@@ -99,10 +106,14 @@ def run_unit(
         predictions=judgement.predictions.tolist(),
         verdicts=verdicts,
         distances=[d if b else None for d, b in zip(judgement.distances.tolist(), broken.tolist(), strict=True)],
-        forwards=attacked.forwards + _passes(shown)[0],
-        backwards=attacked.backwards + _passes(shown)[1],
-        seconds=time.monotonic() - started,
-        flags=_flags(model, results, judgement.allowed & right, broken, right, randomised),
+        winners=_winners(results, broken, right, unit.attack),
+        forwards=sum(w.forwards for w in wrappers if w is not judged),
+        backwards=sum(w.backwards for w in wrappers),
+        seconds=seconds,
+        samples_per_second=len(x) / seconds,
+        model_time_ratio=sum(w.seconds for w in wrappers) / seconds,
+        search=searched.arithmetic,
+        flags=_flags(model, searched, results, judgement.allowed & right, broken, right, randomised),
         adversarial_sha256=None if adversarial is None else _sha256(adversarial),
         provenance=Provenance(
             commit=provenance.commit(),
@@ -113,6 +124,24 @@ def run_unit(
         ),
     )
     return Outcome(record, adversarial)
+
+
+def _searched(
+    model: nn.Module, dataset: Dataset, attack: ResolvedAttack, wanted: str, device: torch.device
+) -> Searched:
+    """What an attack searches in: a cheap copy where that was not refused and the attack confirms its claims."""
+    if not attack.entry.searches or wanted == "float32":
+        return Searched(model)
+    return cheap_copy(model, dataset.x, dataset.y, device)
+
+
+def _winners(results: list[AttackResult], broken: Tensor, right: Tensor, attack: str) -> list[str | None]:
+    """The part of an ensemble that broke each sample, or the attack itself."""
+    named = [name or attack for result in results for name in (result.winners or [attack] * len(result.x_adv))]
+    winners: list[str | None] = [None] * len(right)
+    for sample, name in zip(torch.nonzero(right).flatten().tolist(), named, strict=True):
+        winners[sample] = name if bool(broken[sample]) else None
+    return winners
 
 
 def _checked(result: AttackResult, x: Tensor) -> AttackResult:
@@ -141,6 +170,7 @@ def _gather(results: list[AttackResult], pick: Callable[[AttackResult], Tensor |
 
 def _flags(
     model: LoadedModel,
+    searched: Searched,
     results: list[AttackResult],
     allowed: Tensor,
     broken: Tensor,
@@ -154,6 +184,8 @@ def _flags(
         )
     if randomised:
         flags.append("two passes over the same images differ: a randomised model, whose verdicts are one draw")
+    if searched.refused:
+        flags.append(f"searched in float32: {searched.refused}")
     for result in results:
         flags += result.flags
     outside = int((right & ~allowed).sum())
@@ -163,10 +195,6 @@ def _flags(
     if denied:
         flags.append(f"{denied} successes the attack claimed were denied by the judged head")
     return list(dict.fromkeys(flags))
-
-
-def _passes(model: FixedBatch | None) -> tuple[int, int]:
-    return (0, 0) if model is None else (model.forwards, model.backwards)
 
 
 def _sha256(payload: bytes) -> str:

@@ -49,5 +49,10 @@ def check_clusters(centroids: Tensor, labels: Tensor, num_classes: int) -> None:
 
 
 def pairwise_squared_distances(a: Float[Tensor, "n d"], b: Float[Tensor, "k d"]) -> Float[Tensor, "n k"]:
-    """||a_i - b_j||^2 by one matrix product; exact to about 1e-5 for vectors of length 10 in float32."""
-    return (a * a).sum(dim=1, keepdim=True) + (b * b).sum(dim=1) - 2.0 * (a @ b.T)
+    """||a_i - b_j||^2 by one matrix product; exact to about 1e-5 for vectors of length 10 in float32.
+
+    Always in float32: it is a small difference of large terms, which autocast would ruin.
+    """
+    with torch.autocast(a.device.type, enabled=False):
+        a = a.float()
+        return (a * a).sum(dim=1, keepdim=True) + (b * b).sum(dim=1) - 2.0 * (a @ b.T)

@@ -54,8 +54,9 @@ class KMeansClassifier(nn.Module):
 
     def squared_distances(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k"]:
         """Squared euclidean distances of images to all centroids."""
-        a = x.flatten(1) - self.center
-        return torch.addmm(self.norms + (a * a).sum(dim=1, keepdim=True), a, self.offsets.T, alpha=-2.0)
+        with torch.autocast(x.device.type, enabled=False):  # a small difference of large terms
+            a = x.flatten(1) - self.center
+            return torch.addmm(self.norms + (a * a).sum(dim=1, keepdim=True), a, self.offsets.T, alpha=-2.0)
 
     def logits_from_distances(self, squared_distances: Float[Tensor, "n k"]) -> Float[Tensor, "n classes"]:
         return by_class(-squared_distances, self.index, self.real).amax(dim=2)

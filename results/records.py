@@ -6,7 +6,7 @@ from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Raised when a change of the code may change a number; no table mixes two protocols."""
 
 Scalar = str | int | float | bool | None
@@ -25,7 +25,8 @@ class WorkUnit(BaseModel):
     """One attack on one model over samples start..stop-1; everything its numbers depend on.
 
     `group` names the classifier behind a head: units of one group judge the same classifier. `eps` is in
-    input units. Commit, device and batch size are provenance, not identity.
+    input units; `search` is the arithmetic that attacks were asked to search in (auto, float32). Commit,
+    device and batch size are provenance, not identity.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -42,6 +43,7 @@ class WorkUnit(BaseModel):
     start: int = Field(ge=0)
     stop: int
     seed: int
+    search: str = "auto"
     protocol: int = PROTOCOL
 
     @property
@@ -69,9 +71,12 @@ class UnitRecord(BaseModel):
     """The outcome of a unit; the arrays hold one entry a sample.
 
     `distances` are in the unit's norm, to the adversarial image of a broken sample, None elsewhere.
-    `predictions` are the classes predicted on the attack's images; `forwards` and `backwards` count passes
-    of single samples; `flags` are sentences about anything that touches trust. `adversarial_sha256` is the
-    checksum of the safetensors file with the broken samples' images, None where no sample broke.
+    `predictions` are the classes predicted on the attack's images; `winners` name what broke a sample: the
+    attack, or the part of an ensemble. `forwards` and `backwards` count passes of single samples, which
+    depend on how many searches ran side by side; `model_time_ratio` is the share of `seconds` spent in the
+    model; `search` is the arithmetic searched in. `flags` are sentences about anything that touches trust.
+    `adversarial_sha256` is the checksum of the safetensors file with the broken samples' images, None where
+    no sample broke.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -84,9 +89,13 @@ class UnitRecord(BaseModel):
     predictions: list[int]
     verdicts: list[Verdict]
     distances: list[float | None]
+    winners: list[str | None]
     forwards: int
     backwards: int
     seconds: float
+    samples_per_second: float
+    model_time_ratio: float
+    search: str
     flags: list[str]
     adversarial_sha256: str | None
     provenance: Provenance
@@ -95,7 +104,7 @@ class UnitRecord(BaseModel):
     def _consistent(self) -> "UnitRecord":
         if self.key != self.unit.key:
             raise ValueError("key does not belong to unit")
-        arrays = (self.labels, self.clean_predictions, self.predictions, self.verdicts, self.distances)
+        arrays = (self.labels, self.clean_predictions, self.predictions, self.verdicts, self.distances, self.winners)
         if self.sample_ids != list(range(self.unit.start, self.unit.stop)):
             raise ValueError("sample_ids are not the unit's samples")
         if any(len(array) != len(self.sample_ids) for array in arrays):

@@ -11,6 +11,7 @@ from multiprocessing import get_context
 
 import torch
 
+from benchmark.executors.memory import keep_freed_memory
 from benchmark.runner import Outcome
 from results.aggregate import UnsoundError
 from results.records import WorkUnit
@@ -65,6 +66,7 @@ def _attempt(run_unit: RunUnit, unit: WorkUnit) -> Outcome | Failure:
 
 def _start_worker(parent: int) -> None:
     torch.set_num_threads(1)
+    keep_freed_memory()
     threading.Thread(target=_end_with_parent, args=(parent,), daemon=True).start()
 
 

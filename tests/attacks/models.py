@@ -73,8 +73,9 @@ def linear_problem(classes: int, samples: int, seed: int, low: float = 0.0, high
 def best_margin(problem: Problem, threat: Threat) -> Array:
     """Largest (wrong logit - true logit) within the threat, over all wrong classes, in closed form.
 
-    linf with the box: every pixel moves to the end of its interval that the sign of w_c - w_y asks for. l2:
-    x + eps d / |d|, which is the optimum only where the box does not bind; the caller sees to that.
+    linf with the box: every pixel moves to the end of its interval that the sign of w_c - w_y asks for. l1 with
+    the box: pixels move to the end of the box, the steepest first, until eps is used up. l2: x + eps d / |d|,
+    which is the optimum only where the box does not bind; the caller sees to that.
     """
     weight, bias = problem.model.weight.double().numpy(), problem.model.bias.double().numpy()
     x = problem.x.double().flatten(1).numpy()
@@ -86,6 +87,13 @@ def best_margin(problem: Problem, threat: Threat) -> Array:
             d = weight[c] - weight[true]
             if threat.norm == "linf":
                 z = np.clip(x[i] + threat.eps * np.sign(d), threat.lower, threat.upper)
+            elif threat.norm == "l1":
+                z, left = x[i].copy(), threat.eps
+                for pixel in np.argsort(-np.abs(d)):
+                    end = threat.upper if d[pixel] > 0 else threat.lower
+                    move = np.clip(end - z[pixel], -left, left)
+                    z[pixel] += move
+                    left -= abs(move)
             else:
                 z = x[i] + threat.eps * d / np.sqrt((d**2).sum())
                 assert z.min() > threat.lower, "the box must not bind for l2"
@@ -103,7 +111,11 @@ def broken_by(model: nn.Module, y: Tensor, x_adv: Tensor) -> Tensor:
 def assert_allowed(threat: Threat, x: Tensor, x_adv: Tensor) -> None:
     """In the box exactly, in the ball up to 1e-6, measured in float64."""
     delta = (x_adv.double() - x.double()).flatten(1)
-    distance = delta.abs().amax(dim=1) if threat.norm == "linf" else delta.square().sum(dim=1).sqrt()
+    distance = {
+        "linf": delta.abs().amax(dim=1),
+        "l2": delta.square().sum(dim=1).sqrt(),
+        "l1": delta.abs().sum(dim=1),
+    }[threat.norm]
     assert bool(torch.isfinite(x_adv).all())
     assert float(x_adv.min()) >= threat.lower
     assert float(x_adv.max()) <= threat.upper

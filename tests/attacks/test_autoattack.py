@@ -1,157 +1,77 @@
-"""AutoAttack against `pyautoattack` called directly."""
+"""The ensemble: pyautoattack's verdicts, who broke what, and what it says where it is not standard."""
 
-import logging
-import sys
-from types import FrameType
-
-import numpy as np
-import pyautoattack
 import pytest
 import torch
-from torch import Tensor, nn
 
-from attacks.autoattack import autoattack
+from attacks.autoattack import ENSEMBLES, autoattack
+from attacks.reference import autoattack_reference
 from attacks.threat import NORMS, Norm, Threat
-from tests.attacks.models import Linear, assert_allowed, broken_by, digits
+from tests.attacks.models import Curved, assert_allowed, broken_by, digits, linear_problem
 
-REFERENCE_NORMS: dict[Norm, str] = {"linf": "Linf", "l2": "L2"}
-
-
-def nearest_mean(classes: int, samples: int) -> tuple[Linear, Tensor, Tensor]:
-    """The nearest-class-mean classifier of digits, a linear model, and images it gets right."""
-    x, y = digits(1000, classes)
-    means = torch.stack([x[y == c].flatten(1).mean(dim=0) for c in range(classes)])
-    model = Linear(2 * means, -(means * means).sum(dim=1))
-    right = torch.nonzero(model(x).argmax(dim=1) == y).flatten()[:samples]
-    return model, x[right], y[right]
+EPS: dict[Norm, float] = {"linf": 0.02, "l2": 0.12, "l1": 0.6}
+PARTS = [part.name for part in ENSEMBLES["standard"]]
 
 
-def reference(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, targets: int = 9) -> tuple[Tensor, Tensor]:
-    torch.manual_seed(987)  # the reference seeds itself; another global state must not matter
-    attack = pyautoattack.AutoAttack(
-        model, norm=REFERENCE_NORMS[threat.norm], eps=threat.eps, version="standard", seed=3, device="cpu"
-    )
-    attack.apgd_targeted.n_target_classes = targets
-    attack.fab.n_target_classes = targets
-    x_adv, y_adv = attack.run_standard_evaluation(x, y, batch_size=len(x))
-    return x_adv, y_adv
-
-
-@pytest.mark.parametrize(("norm", "eps", "samples", "survivors"), [("linf", 0.2, 11, True), ("l2", 1.2, 7, False)])
-def test_images_and_verdicts_are_the_references(norm: Norm, eps: float, samples: int, survivors: bool) -> None:
-    """Where some survive, all four attacks have run."""
-    model, x, y = nearest_mean(10, samples)
-    y = torch.cat([y[:-1], (y[-1:] + 1) % 10])  # the last sample is misclassified from the start
-    threat = Threat(norm, eps)
-    x_adv, y_adv = reference(model, x, y, threat)
-    result = autoattack(model, x, y, threat, seed=3, sample_ids=torch.arange(samples))
-    assert torch.equal(result.x_adv, x_adv)
-    assert result.claimed is not None
-    assert torch.equal(result.claimed, y_adv != y)
-    assert torch.equal(result.claimed, broken_by(model, y, result.x_adv))
-    assert int(result.claimed.sum()) > 3
-    assert bool(result.claimed.all()) != survivors
-    assert torch.equal(result.x_adv[-1], x[-1])
-    assert_allowed(threat, x, result.x_adv)
-    assert result.flags == ()
+def test_standard_is_the_papers_ensemble() -> None:
+    assert PARTS == ["apgd-ce", "apgd-dlr-targeted", "fab-targeted", "square"]
+    methods = [part.make("linf", 10) for part in ENSEMBLES["standard"]]
+    assert [m.runs for m in methods] == [1, 9, 9, 1]
+    assert [getattr(m, "steps", None) or getattr(m, "queries", None) for m in methods] == [100, 100, 100, 5000]
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_below_ten_classes_it_aims_at_the_others_and_says_so(norm: Norm) -> None:
-    model, x, y = nearest_mean(5, 4)
-    threat = Threat(norm, {"linf": 0.3, "l2": 1.4}[norm])
-    result = autoattack(model, x, y, threat, seed=3, sample_ids=torch.arange(4))
-    x_adv, y_adv = reference(model, x, y, threat, targets=4)
-    assert torch.equal(result.x_adv, x_adv)
-    assert result.claimed is not None
-    assert torch.equal(result.claimed, y_adv != y)
-    assert result.flags == ("non-standard AutoAttack: 4 targets, for 5 classes",)
+def test_verdicts_are_the_references(norm: Norm) -> None:
+    x, _ = digits(24)
+    model = Curved(64, 10, seed=3)
+    y, ids = model(x).argmax(dim=1), torch.arange(len(x))
+    threat = Threat(norm, EPS[norm])
+    ours = autoattack(model, x, y, threat, seed=0, sample_ids=ids)
+    theirs = autoattack_reference(model, x, y, threat, seed=0, sample_ids=ids)
+    broken = broken_by(model, y, ours.x_adv)
+    reference = broken_by(model, y, theirs.x_adv)
+    assert 2 < int(reference.sum()) < 22, "the problem must hold both kinds"
+    assert int((broken != reference).sum()) <= 1
+    assert ours.claimed is not None
+    assert torch.equal(ours.claimed, broken)
+    assert ours.winners is not None
+    assert [winner in PARTS for winner in ours.winners] == broken.tolist()
+    assert_allowed(threat, x, ours.x_adv)
 
 
-@pytest.mark.parametrize("classes", [2, 3])
-def test_below_four_classes_it_is_refused(classes: int) -> None:
-    model, x, y = nearest_mean(classes, 2)
-    with pytest.raises(ValueError, match=f"autoattack needs at least 4 classes, the model has {classes}"):
-        autoattack(model, x, y, Threat("linf", 0.1), seed=0, sample_ids=torch.arange(2))
+@pytest.mark.parametrize(
+    ("classes", "flags"),
+    [
+        (2, ["non-standard AutoAttack: 1 targets, for 2 classes", "non-standard AutoAttack: the margin loss"]),
+        (3, ["non-standard AutoAttack: 2 targets, for 3 classes", "non-standard AutoAttack: the margin loss"]),
+        (4, ["non-standard AutoAttack: 3 targets, for 4 classes"]),
+        (10, []),
+    ],
+)
+@pytest.mark.parametrize("version", ["standard", "plus"])
+def test_few_classes_work_and_are_labelled(classes: int, flags: list[str], version: str) -> None:
+    problem = linear_problem(classes, 6, seed=classes)
+    threat = Threat("linf", 0.5)
+    result = autoattack(
+        problem.model, problem.x, problem.y, threat, seed=0, sample_ids=problem.sample_ids, parts=ENSEMBLES[version]
+    )
+    assert bool(broken_by(problem.model, problem.y, result.x_adv).all())
+    assert len(result.flags) == len(flags)
+    assert all(said.startswith(flag) for said, flag in zip(result.flags, flags, strict=True))
 
 
-class Stairs(nn.Module):
-    """A classifier of images rounded to eighths, whose gradient is therefore zero."""
+def test_rand_averages_over_a_models_randomness() -> None:
+    """Noise hides the gradient of a weak linear model from a single pass; the mean of 20 shows the way."""
 
-    def __init__(self, model: nn.Module):
-        super().__init__()
-        self.model = model
+    class Noisy(Curved):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x + 0.05 * torch.randn_like(x))
 
-    def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.model((8 * x).round() / 8)
-        return logits
-
-
-class Softmax(nn.Module):
-    def __init__(self, model: nn.Module):
-        super().__init__()
-        self.model = model
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.softmax(self.model(x), dim=1)
-
-
-def test_the_references_warnings_become_flags_and_are_not_logged(caplog: pytest.LogCaptureFixture) -> None:
-    """Without gradients only Square succeeds, which the reference warns of."""
-    model, x, y = nearest_mean(10, 4)
-    result = autoattack(Stairs(model), x, y, Threat("linf", 0.35), seed=0, sample_ids=torch.arange(4))
-    assert result.claimed is not None
-    assert bool(result.claimed.all())
-    assert len(set(result.flags)) == len(result.flags)
-    assert any(f.startswith("autoattack warns: there are 4 points with zero gradient!") for f in result.flags)
-    assert any(f.startswith("autoattack warns: Square Attack has decreased") for f in result.flags)
-    assert not any("flags_doc" in flag for flag in result.flags)
-    assert caplog.messages == []
-
-
-def test_probabilities_in_place_of_logits_are_flagged() -> None:
-    model, x, y = nearest_mean(10, 3)
-    result = autoattack(Softmax(model), x, y, Threat("linf", 0.4), seed=0, sample_ids=torch.arange(3))
-    assert any("the output is a probability distribution" in flag for flag in result.flags)
-
-
-def test_global_state_is_left_as_it_was() -> None:
-    """Random generators of torch, NumPy and Python, the logger, and the trace function of a debugger."""
-    model, x, y = nearest_mean(10, 3)
-    log = logging.getLogger("auto-attack")
-
-    def trace(frame: FrameType, event: str, argument: object) -> None:
-        return None
-
-    previous = sys.gettrace()
-    torch.manual_seed(11)
-    before = torch.get_rng_state()
-    numpy_before = np.random.get_state()[1].copy()  # type: ignore[index]
-    logger_before = (log.propagate, list(log.handlers), log.level)
-    sys.settrace(trace)
-    try:
-        autoattack(model, x, y, Threat("linf", 0.4), seed=3, sample_ids=torch.arange(3))
-        assert sys.gettrace() is trace
-    finally:
-        sys.settrace(previous)
-    assert torch.equal(torch.get_rng_state(), before)
-    np.testing.assert_array_equal(np.random.get_state()[1], numpy_before)  # type: ignore[index]
-    assert (log.propagate, list(log.handlers), log.level) == logger_before
-
-
-def test_global_state_is_left_as_it_was_when_the_model_raises() -> None:
-    model, x, y = nearest_mean(10, 3)
-    log = logging.getLogger("auto-attack")
-    before, logger_before = torch.get_rng_state(), (log.propagate, list(log.handlers))
-    calls = []
-
-    def tiring(images: Tensor) -> Tensor:
-        calls.append(len(images))
-        if len(calls) > 20:
-            raise RuntimeError("out of memory")
-        return model(images)  # type: ignore[no-any-return]
-
-    with pytest.raises(RuntimeError, match="out of memory"):
-        autoattack(tiring, x, y, Threat("linf", 0.1), seed=3, sample_ids=torch.arange(3))
-    assert torch.equal(torch.get_rng_state(), before)
-    assert (log.propagate, list(log.handlers)) == logger_before
+    x, _ = digits(12)
+    model = Noisy(64, 10, seed=3)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        y = Curved(64, 10, seed=3)(x).argmax(dim=1)
+        result = autoattack(model, x, y, Threat("linf", 0.1), seed=0, sample_ids=torch.arange(12), parts=ENSEMBLES["rand"])
+        assert int(broken_by(model, y, result.x_adv).sum()) >= 10
+    assert result.winners is not None
+    assert set(result.winners) <= {"apgd-ce", "apgd-dlr", None}

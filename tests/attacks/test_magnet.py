@@ -7,12 +7,12 @@ from torch import Tensor, nn
 
 from attacks.contract import AttackResult
 from attacks.magnet import magnet_pgd
-from attacks.threat import NORMS, Norm, Threat
+from attacks.threat import Norm, Threat
 from model_zoo.kmeans import KMeansClassifier
 from model_zoo.magnet import HEADS, Head, MagnetClassifier
 from tests.attacks.models import Linear, Problem, assert_allowed, best_margin, broken_by
 
-EPS: dict[Norm, float] = {"linf": 0.05, "l2": 0.12}
+EPS: dict[Norm, float] = {"linf": 0.05, "l2": 0.12, "l1": 0.3}
 
 
 def one_centroid_a_class(classes: int, seed: int) -> tuple[Tensor, Problem]:
@@ -41,7 +41,7 @@ def attack(
     )
 
 
-@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("norm", ["linf", "l2"])
 @pytest.mark.parametrize(("classes", "restarts"), [(2, 1), (4, 20)])
 def test_exactly_the_samples_that_can_be_broken_are_broken(classes: int, restarts: int, norm: Norm) -> None:
     """With several wrong classes the ascent may stop at the wrong one; restarts then find another."""

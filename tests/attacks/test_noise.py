@@ -8,7 +8,7 @@ from attacks.randomness import sample_generators
 from attacks.threat import NORMS, Norm, Threat
 from tests.attacks.models import assert_allowed, best_margin, broken_by, linear_problem
 
-EPS: dict[Norm, float] = {"linf": 0.05, "l2": 0.1}
+EPS: dict[Norm, float] = {"linf": 0.05, "l2": 0.1, "l1": 0.4}
 
 
 @pytest.mark.parametrize("norm", NORMS)

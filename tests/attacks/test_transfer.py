@@ -34,7 +34,7 @@ def by_hand(problem: Problem, threat: Threat) -> Array:
     return np.array(out)
 
 
-@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_it_is_iterated_fgsm_on_the_surrogate(norm: Norm) -> None:
     problem, threat = linear_problem(4, 20, seed=0), Threat(norm, EPS[norm])
     result = transfer(

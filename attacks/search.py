@@ -1,0 +1,277 @@
+"""Many searches at once, a lane each: a lane that is done goes to the next search in the queue.
+
+An iterative attack is a `Method`: it begins searches (`runs` a sample: restarts, or target classes) and advances
+all lanes by one step. The scheduler takes a sample's lanes away at the step that breaks it and refills them, so that
+no pass is spent on a sample that is already broken and few are spent on padding.
+
+What comes out is what one search after the other, run by run, would give: a sample's verdict, its winning run and
+its image do not depend on how many lanes there are or on the other samples. A break in a later run does not stop
+the earlier runs of the sample, and random numbers are keyed by sample and run.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from attacks.contract import Classifier, SearchModel, decision, fooled
+from attacks.randomness import sample_generators
+from attacks.threat import Threat
+
+Lanes = dict[str, Tensor]
+"""The state of the searches under way: named tensors with one row a lane.
+
+Among them the originals `x`, their classes `y`, and `bar`, the margin that a claim must exceed: 0, or less where the
+search runs in a cheaper copy, or that of the last claim that was refused.
+"""
+
+DEFAULT_LANES = 250
+_IDLE_SHARE = 1 / 8
+"""Idle lanes are cut off when they are this share of all: cutting copies the others."""
+_PATIENCE = 10
+"""Steps that claims wait for company while lanes stand idle."""
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """Searches to begin, one row each: the originals, their classes, which run of the sample, its random numbers."""
+
+    x: Float[Tensor, "n c h w"]
+    y: Int[Tensor, " n"]
+    run: Int[Tensor, " n"]
+    generators: list[np.random.Generator]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What one step showed, one row a lane.
+
+    `images` were evaluated in this step, with `margin` (best wrong minus true logit of the judged head; -inf
+    where the image is not allowed by the threat); `finished` lanes have no step left.
+    """
+
+    images: Float[Tensor, "n c h w"]
+    margin: Float[Tensor, " n"]
+    finished: Bool[Tensor, " n"]
+
+
+@runtime_checkable
+class Method(Protocol):
+    """An iterative attack. `name` keys its random numbers; `runs` is how many searches a sample gets; a `crowded`
+    one can fill many lanes from few samples.
+
+    `begin` makes the method's own columns for new lanes; `advance` changes them in place, all lanes by one
+    step, and may keep a bool column `stalled` for lanes that met a zero or non-finite gradient.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def runs(self) -> int: ...
+
+    @property
+    def crowded(self) -> bool: ...
+
+    def begin(self, model: Classifier, tasks: Tasks, threat: Threat) -> Lanes: ...
+
+    def advance(self, model: Classifier, lanes: Lanes, threat: Threat) -> Progress: ...
+
+
+@dataclass(frozen=True)
+class Found:
+    """`x_adv`: the image that broke a sample, else the end point of its last run; `run`: the first run that broke
+    it, else -1; `margin`: the largest margin of any step; `stalled`: met a zero or non-finite gradient."""
+
+    x_adv: Float[Tensor, "n c h w"]
+    run: Int[Tensor, " n"]
+    margin: Float[Tensor, " n"]
+    stalled: Bool[Tensor, " n"]
+
+    @property
+    def broken(self) -> Bool[Tensor, " n"]:
+        return self.run >= 0
+
+
+def search(
+    model: Classifier,
+    method: Method,
+    x: Float[Tensor, "n c h w"],
+    y: Int[Tensor, " n"],
+    threat: Threat,
+    *,
+    seed: int,
+    sample_ids: Int[Tensor, " n"],
+) -> Found:
+    """Run a method on every sample until it is broken or its runs are used up.
+
+    A step's image is claimed when its margin is positive (or within the model's `slack` below, where the
+    search runs in a cheaper copy); only `confirm`, the judge of the true model, makes a claim a break.
+    """
+    return _Scheduler(model, method, x, y, threat, seed, sample_ids).carry_out()
+
+
+class _Scheduler:
+    def __init__(
+        self, model: Classifier, method: Method, x: Tensor, y: Tensor, threat: Threat, seed: int, sample_ids: Tensor
+    ):
+        self.model, self.method, self.threat = model, method, threat
+        self.x, self.y, self.seed, self.sample_ids = x, y, seed, sample_ids.cpu()
+        prepared = model if isinstance(model, SearchModel) else None
+        self.capacity = prepared.lanes if prepared else DEFAULT_LANES
+        self.slack = prepared.slack if prepared else 0.0
+        self.confirm = prepared.confirm if prepared else self._confirm_by_model
+        if prepared:
+            prepared.crowded = method.crowded
+        n = len(x)
+        self.won = torch.full((n,), method.runs)
+        self.x_adv, self.ended = x.clone(), torch.full((n,), -1)
+        self.best_margin = torch.full((n,), -torch.inf)
+        self.stalls: list[tuple[Tensor, Tensor]] = []
+        self.queue: Iterator[tuple[int, int]] = ((run, i) for run in range(method.runs) for i in range(n))
+        self.resumed: deque[Lanes] = deque()
+        self.parked: list[Lanes] = []
+        self.lanes: Lanes = {}
+        self.live = torch.zeros(0, dtype=torch.bool)
+        self.waited = 0
+
+    def carry_out(self) -> Found:
+        while True:
+            self._fill()
+            if not bool(self.live.any()):
+                if not self.parked:
+                    break
+                self._judge_claims()
+                continue
+            self._step()
+            parked = sum(len(claim["y"]) for claim in self.parked)
+            self.waited = self.waited + 1 if parked else 0
+            if parked > self.capacity // 2 or (self.waited >= _PATIENCE and not bool(self.live.all())):
+                self._judge_claims()
+        stalled = torch.zeros(len(self.x), dtype=torch.bool)
+        for sample, run in self.stalls:
+            stalled[sample[run <= self.won[sample]]] = True
+        run = torch.where(self.won < self.method.runs, self.won, -1)
+        return Found(self.x_adv, run.to(self.y), self.best_margin.to(self.x), stalled.to(self.y.device))
+
+    def _step(self) -> None:
+        progress = self.method.advance(self.model, self.lanes, self.threat)
+        margin = torch.where(self.live, progress.margin.detach().float().cpu(), -torch.inf)
+        sample, run = self.lanes["sample"], self.lanes["run"]
+        self.best_margin.scatter_reduce_(0, sample, margin, "amax")
+        finished = progress.finished.cpu()
+        claimed = self.live & (margin > self.lanes["bar"])
+        ended = self.live & finished & ~claimed
+        if bool(ended.any()):
+            self._end(self.lanes, ended, progress.images)
+        if bool(claimed.any()):
+            rows = torch.nonzero(claimed).flatten()
+            claim = {k: v[rows.to(v.device)] for k, v in self.lanes.items()}
+            claim |= {"claim": progress.images[rows.to(progress.images.device)].detach().clone()}
+            claim |= {"finished": finished[rows], "bar": margin[rows]}
+            self.parked.append(claim)
+        gone = claimed | ended
+        if bool(gone.any()):
+            self.live &= ~gone
+            self.live &= run < self.won[sample]
+
+    def _end(self, lanes: Lanes, ended: Tensor, images: Tensor) -> None:
+        """Searches that used up their steps."""
+        self._note_stalls(lanes, ended)
+        for row in torch.nonzero(ended).flatten().tolist():
+            i, run = int(lanes["sample"][row]), int(lanes["run"][row])
+            if self.won[i] == self.method.runs and run > self.ended[i]:
+                self.x_adv[i], self.ended[i] = images[row].detach(), run
+
+    def _judge_claims(self) -> None:
+        claims = _join(self.parked)
+        self.parked, self.waited = [], 0
+        broken = self.confirm(claims["x"], claims["y"], claims["claim"], self.threat).cpu()
+        for row in torch.nonzero(broken).flatten().tolist():
+            i, run = int(claims["sample"][row]), int(claims["run"][row])
+            if run < self.won[i]:
+                self.won[i], self.x_adv[i] = run, claims["claim"][row]
+        self._note_stalls(claims, broken)
+        over = ~broken & claims.pop("finished")
+        if bool(over.any()):
+            self._end(claims, over, claims["claim"])
+        again = torch.nonzero(~broken & ~over & (claims["run"] < self.won[claims["sample"]])).flatten()
+        del claims["claim"]
+        if len(again):
+            self.resumed.append({k: v[again.to(v.device)] for k, v in claims.items()})
+        if len(self.live):
+            self.live &= self.lanes["run"] < self.won[self.lanes["sample"]]
+
+    def _note_stalls(self, lanes: Lanes, rows: Tensor) -> None:
+        if "stalled" in lanes:
+            noted = rows & lanes["stalled"].cpu()
+            if bool(noted.any()):
+                self.stalls.append((lanes["sample"][noted], lanes["run"][noted]))
+
+    def _fill(self) -> None:
+        """Give idle lanes to resumed and new searches; cut off what stays idle."""
+        free = self.capacity - int(self.live.sum())
+        fresh = []
+        while free > 0 and self.resumed:
+            lanes = self.resumed.popleft()
+            fresh.append({k: v[:free] for k, v in lanes.items()})
+            if len(lanes["y"]) > free:
+                self.resumed.appendleft({k: v[free:] for k, v in lanes.items()})
+            free -= len(fresh[-1]["y"])
+        tasks = [] if free <= 0 else self._next_tasks(free)
+        if tasks:
+            fresh.append(self._begin(tasks))
+        if fresh:
+            self._write(_join(fresh))
+        idle = len(self.live) - int(self.live.sum())
+        if idle > _IDLE_SHARE * len(self.live):
+            keep = torch.nonzero(self.live).flatten()
+            self.lanes = {k: v[keep.to(v.device)] for k, v in self.lanes.items()}
+            self.live = self.live[keep]
+
+    def _next_tasks(self, limit: int) -> list[tuple[int, int]]:
+        tasks = []
+        for run, i in self.queue:
+            if run < self.won[i]:
+                tasks.append((run, i))
+                if len(tasks) == limit:
+                    break
+        return tasks
+
+    def _begin(self, tasks: list[tuple[int, int]]) -> Lanes:
+        runs, samples = (torch.tensor(column) for column in zip(*tasks, strict=True))
+        generators = [
+            sample_generators(self.seed, self.sample_ids[i : i + 1], self.method.name, run)[0] for run, i in tasks
+        ]
+        rows = samples.to(self.x.device)
+        x, y = self.x[rows], self.y[rows]
+        own = self.method.begin(self.model, Tasks(x, y, runs.to(self.y), generators), self.threat)
+        scheduled = {"x": x, "y": y, "sample": samples, "run": runs, "bar": torch.full((len(tasks),), -self.slack)}
+        return {**own, **scheduled}
+
+    def _write(self, fresh: Lanes) -> None:
+        """New searches into idle rows, and behind the others where there is no idle row."""
+        n = len(fresh["y"])
+        idle = torch.nonzero(~self.live).flatten()[:n]
+        for key, column in fresh.items() if len(idle) else ():
+            self.lanes[key][idle.to(column.device)] = column[: len(idle)]
+        self.live[idle] = True
+        if len(idle) < n:
+            rest = {k: v[len(idle) :] for k, v in fresh.items()}
+            self.lanes = _join([self.lanes, rest]) if self.lanes else rest
+            self.live = torch.cat([self.live, torch.ones(n - len(idle), dtype=torch.bool)])
+
+    def _confirm_by_model(self, x: Tensor, y: Tensor, x_adv: Tensor, threat: Threat) -> Tensor:
+        """For a model that comes without a judge: its own decision; the method answers for the threat."""
+        del x, threat
+        with torch.no_grad():
+            return fooled(decision(self.model, x_adv), y)
+
+
+def _join(parts: list[Lanes]) -> Lanes:
+    return parts[0] if len(parts) == 1 else {k: torch.cat([part[k] for part in parts]) for k in parts[0]}
