@@ -37,10 +37,6 @@ class APGD:
     runs: int
     draws: int = 1
 
-    @property
-    def crowded(self) -> bool:
-        return self.runs > 1
-
     def begin(self, model: Classifier, tasks: Tasks, threat: Threat) -> Lanes:
         x, n = tasks.x, len(tasks.y)
         start = _start(tasks, threat)
@@ -80,7 +76,7 @@ class APGD:
         lanes["at"] = _move(at, gradient, lanes, threat, first=age == 0)
         lanes["before"] = at
         lanes["age"] = age + 1
-        return Progress(shown, seen.margin, finished)
+        return Progress(shown, seen.margin, lanes["age"], finished)
 
     @property
     def _first_window(self) -> int:

@@ -34,14 +34,12 @@ class APGDL1:
     runs: int
     draws: int = 1
 
-    @property
-    def crowded(self) -> bool:
-        return self.runs > 1
-
     def begin(self, model: Classifier, tasks: Tasks, threat: Threat) -> Lanes:
         x, n = tasks.x, len(tasks.y)
         radius = x.new_full((n,), _STAGES[0][1] * threat.eps)
-        noise = torch.stack([torch.from_numpy(g.standard_normal(tuple(x.shape[1:]), "float32")) for g in tasks.generators])
+        noise = torch.stack(
+            [torch.from_numpy(g.standard_normal(tuple(x.shape[1:]), "float32")) for g in tasks.generators]
+        )
         start = threat.project_l1(x, x + noise.to(x) * _STAGES[0][1] * threat.eps, radius)
         lanes = {
             "at": start,
@@ -74,7 +72,7 @@ class APGDL1:
         allowed = lanes["radius"] <= threat.eps
         lanes["age"], lanes["stage_age"] = age + 1, lanes["stage_age"] + 1
         lanes["at"] = self._next_stage(moved, lanes, threat)
-        return Progress(shown, torch.where(allowed, seen.margin, -torch.inf), finished)
+        return Progress(shown, torch.where(allowed, seen.margin, -torch.inf), lanes["age"], finished)
 
     def _adapt(self, lanes: Lanes) -> Tensor:
         """Every few steps, set sparsity and step size by the best point; the lanes that go back to it."""

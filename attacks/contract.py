@@ -91,13 +91,11 @@ def fooled(logits: Float[Tensor, "n c"], y: Int[Tensor, " n"]) -> Bool[Tensor, "
 class SearchModel(Protocol):
     """A model prepared for `attacks.search`, perhaps a cheaper copy of the true one.
 
-    `lanes` is how many searches it is asked to hold at a time; it is told beforehand whether they will be
-    `crowded`, so that it may take its passes in larger parts. `slack` is how far the copy's margins were
+    `lanes` is how many searches it is asked to hold at a time. `slack` is how far the copy's margins were
     seen to lie from the true model's; `confirm` judges images x_adv of the originals x by the true model.
     """
 
     lanes: int
-    crowded: bool
     slack: float
 
     def confirm(self, x: Tensor, y: Tensor, x_adv: Tensor, threat: Threat) -> Tensor: ...
@@ -119,13 +117,20 @@ class Outputs:
 
 def outputs(model: Classifier, x: Tensor) -> Outputs:
     """Everything one pass of a model gives: through a clustering classifier's distances where there are some."""
-    if isinstance(model, ClusteringClassifier):
-        distances = model.squared_distances(x)
-        logits = model.logits_from_distances(distances)
-        judged = model.decide(distances) if isinstance(model, SeenThroughHead) and model.two_headed else logits
-        return Outputs(logits, judged, distances)
+    clustering = as_clustering(model)
+    if clustering is not None:
+        distances = clustering.squared_distances(x)
+        logits = clustering.logits_from_distances(distances)
+        if isinstance(clustering, SeenThroughHead) and clustering.two_headed:
+            return Outputs(logits, clustering.decide(distances), distances)
+        return Outputs(logits, logits, distances)
     logits = model(x)
     return Outputs(logits, logits)
+
+
+def as_clustering(model: object) -> ClusteringClassifier | None:
+    """The model, if it decides by distances to labelled centroids."""
+    return model if isinstance(model, ClusteringClassifier) else None
 
 
 def decision(model: Classifier, x: Tensor) -> Tensor:

@@ -50,10 +50,6 @@ class FAB:
     eta: float = 1.05
     beta: float = 0.9
 
-    @property
-    def crowded(self) -> bool:
-        return self.runs > 1
-
     def begin(self, model: Classifier, tasks: Tasks, threat: Threat) -> Lanes:
         del model
         n, device = len(tasks.y), tasks.y.device
@@ -89,7 +85,7 @@ class FAB:
         if len(outside):
             shown = shown.clone()
             shown[outside] = x[outside]
-        return Progress(shown, seen.margin.masked_fill(~inside, -torch.inf), finished)
+        return Progress(shown, seen.margin.masked_fill(~inside, -torch.inf), lanes["moves"], finished)
 
     def _move(self, x: Tensor, offset: Tensor, pulled: Tensor, seen: Slope, threat: Threat) -> Tensor:
         """The update of algorithm 1 from x + pulled * offset, with the slope at x + offset: towards the projections

@@ -37,9 +37,7 @@ def dlr(logits: Float[Tensor, "n c"], y: Int[Tensor, " n"]) -> Float[Tensor, " n
     return margin(logits, y) / (top[:, 0] - top[:, 2] + _TINY)
 
 
-def dlr_targeted(
-    logits: Float[Tensor, "n c"], y: Int[Tensor, " n"], target: Int[Tensor, " n"]
-) -> Float[Tensor, " n"]:
+def dlr_targeted(logits: Float[Tensor, "n c"], y: Int[Tensor, " n"], target: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
     """Targeted DLR (Croce & Hein 2020b, eq. 7); needs 4 classes."""
     top = logits.topk(4, dim=1).values
     return margin_targeted(logits, y, target) / (top[:, 0] - (top[:, 2] + top[:, 3]) / 2 + _TINY)

@@ -4,7 +4,7 @@ import dataclasses
 
 from torch import Tensor
 
-from attacks.contract import AttackResult, Classifier, ClusteringClassifier, Outputs
+from attacks.contract import AttackResult, Classifier, Outputs, as_clustering
 from attacks.losses import magnet, magnet_published
 from attacks.pgd import restarted_ascent
 from attacks.threat import Threat
@@ -31,9 +31,10 @@ def magnet_pgd(
     wherever the model is confident. `published=True` restores the paper's form with its `alpha` (12.5 for
     CIFAR-10) and flags the result. Distances do not pass through a head, so every head gives the same loss.
     """
-    if not isinstance(model, ClusteringClassifier):
+    clustering = as_clustering(model)
+    if clustering is None:
         raise TypeError("magnet attacks need a clustering classifier: squared distances to labelled centroids")
-    labels, variance = model.cluster_labels.to(y.device), model.variance
+    labels, variance = clustering.cluster_labels.to(y.device), clustering.variance
 
     def objective(out: Outputs, y: Tensor) -> Tensor:
         assert out.squared_distances is not None  # a clustering classifier's passes go through its distances
@@ -58,4 +59,3 @@ def magnet_pgd(
         masked = "published form of the Magnet attack: hinge and log(. + 1e-8) mask its gradients"
         return dataclasses.replace(result, flags=(masked, *result.flags))
     return result
-

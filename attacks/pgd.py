@@ -31,10 +31,6 @@ class Ascent:
     runs: int
     step_size: float
 
-    @property
-    def crowded(self) -> bool:
-        return self.runs > 1
-
     def begin(self, model: Classifier, tasks: Tasks, threat: Threat) -> Lanes:
         del model
         n = len(tasks.y)
@@ -51,7 +47,7 @@ class Ascent:
         lanes["stalled"] |= seen.stalled & ~finished.to(seen.stalled.device)
         lanes["step"] += 1
         lanes["at"] = threat.project(lanes["x"], shown + self.step_size * threat.steepest(seen.gradient))
-        return Progress(shown, seen.margin, finished)
+        return Progress(shown, seen.margin, lanes["step"], finished)
 
 
 def pgd(

@@ -87,8 +87,20 @@ ATTACKS: dict[str, AttackEntry] = {
     "autoattack": AttackEntry(
         "AutoAttack standard, complete", functools.partial(autoattack, parts=ENSEMBLES["standard"]), searches=True
     ),
+    "autoattack-fast": AttackEntry(
+        "AutoAttack's attacks, hopeless samples abandoned by a rule; not standard",
+        functools.partial(autoattack, parts=ENSEMBLES["fast"]),
+        searches=True,
+    ),
+    "screen": AttackEntry(
+        "a verdict in seconds: short targeted APGD, hopeless samples abandoned; not standard",
+        functools.partial(autoattack, parts=ENSEMBLES["screen"]),
+        searches=True,
+    ),
     "autoattack-plus": AttackEntry(
-        "AutoAttack plus: more restarts and losses", functools.partial(autoattack, parts=ENSEMBLES["plus"]), searches=True
+        "AutoAttack plus: more restarts and losses",
+        functools.partial(autoattack, parts=ENSEMBLES["plus"]),
+        searches=True,
     ),
     "autoattack-rand": AttackEntry(
         "AutoAttack for randomised models", functools.partial(autoattack, parts=ENSEMBLES["rand"]), searches=True

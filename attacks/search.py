@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from attacks.contract import Classifier, SearchModel, decision, fooled
+from attacks.contract import Classifier, SearchModel, decision, fooled, outputs
 from attacks.randomness import sample_generators
 from attacks.threat import Threat
 
@@ -52,18 +52,30 @@ class Progress:
     """What one step showed, one row a lane.
 
     `images` were evaluated in this step, with `margin` (best wrong minus true logit of the judged head; -inf
-    where the image is not allowed by the threat); `finished` lanes have no step left.
+    where the image is not allowed by the threat); `tried` counts the images of the search so far; `finished`
+    lanes have no step left.
     """
 
     images: Float[Tensor, "n c h w"]
     margin: Float[Tensor, " n"]
+    tried: Int[Tensor, " n"]
     finished: Bool[Tensor, " n"]
+
+
+@dataclass(frozen=True)
+class GiveUp:
+    """The rule by which a search is abandoned as hopeless.
+
+    After `images` of it were tried, it goes on only if its best margin has come so far that at most the share
+    `left` of the clean image's margin is left; one pair (images, left) a checkpoint.
+    """
+
+    checkpoints: tuple[tuple[int, float], ...]
 
 
 @runtime_checkable
 class Method(Protocol):
-    """An iterative attack. `name` keys its random numbers; `runs` is how many searches a sample gets; a `crowded`
-    one can fill many lanes from few samples.
+    """An iterative attack. `name` keys its random numbers; `runs` is how many searches a sample gets.
 
     `begin` makes the method's own columns for new lanes; `advance` changes them in place, all lanes by one
     step, and may keep a bool column `stalled` for lanes that met a zero or non-finite gradient.
@@ -75,9 +87,6 @@ class Method(Protocol):
     @property
     def runs(self) -> int: ...
 
-    @property
-    def crowded(self) -> bool: ...
-
     def begin(self, model: Classifier, tasks: Tasks, threat: Threat) -> Lanes: ...
 
     def advance(self, model: Classifier, lanes: Lanes, threat: Threat) -> Progress: ...
@@ -86,7 +95,8 @@ class Method(Protocol):
 @dataclass(frozen=True)
 class Found:
     """`x_adv`: the image that broke a sample, else the end point of its last run; `run`: the first run that broke
-    it, else -1; `margin`: the largest margin of any step; `stalled`: met a zero or non-finite gradient."""
+    it, else -1; `margin`: the largest margin of any step (of a survivor; -inf if no step was allowed);
+    `stalled`: met a zero or non-finite gradient."""
 
     x_adv: Float[Tensor, "n c h w"]
     run: Int[Tensor, " n"]
@@ -107,27 +117,45 @@ def search(
     *,
     seed: int,
     sample_ids: Int[Tensor, " n"],
+    give_up: GiveUp | None = None,
 ) -> Found:
-    """Run a method on every sample until it is broken or its runs are used up.
+    """Run a method on every sample until it is broken or its runs are used up, or abandoned by `give_up`.
 
     A step's image is claimed when its margin is positive (or within the model's `slack` below, where the
     search runs in a cheaper copy); only `confirm`, the judge of the true model, makes a claim a break.
     """
-    return _Scheduler(model, method, x, y, threat, seed, sample_ids).carry_out()
+    return _Scheduler(model, method, x, y, threat, seed, sample_ids, give_up).carry_out()
+
+
+def lanes_of(model: Classifier) -> int:
+    """How many searches a model is to hold at a time."""
+    return model.lanes if isinstance(model, SearchModel) else DEFAULT_LANES
+
+
+def clean_margin(model: Classifier, x: Tensor, y: Tensor) -> Float[Tensor, " n"]:
+    """The margins of the images as they are, below 0 where they are classified correctly."""
+    with torch.no_grad():
+        return outputs(model, x).margin(y)
 
 
 class _Scheduler:
     def __init__(
-        self, model: Classifier, method: Method, x: Tensor, y: Tensor, threat: Threat, seed: int, sample_ids: Tensor
+        self,
+        model: Classifier,
+        method: Method,
+        x: Tensor,
+        y: Tensor,
+        threat: Threat,
+        seed: int,
+        sample_ids: Tensor,
+        give_up: GiveUp | None,
     ):
         self.model, self.method, self.threat = model, method, threat
         self.x, self.y, self.seed, self.sample_ids = x, y, seed, sample_ids.cpu()
         prepared = model if isinstance(model, SearchModel) else None
-        self.capacity = prepared.lanes if prepared else DEFAULT_LANES
+        self.capacity = lanes_of(model)
         self.slack = prepared.slack if prepared else 0.0
         self.confirm = prepared.confirm if prepared else self._confirm_by_model
-        if prepared:
-            prepared.crowded = method.crowded
         n = len(x)
         self.won = torch.full((n,), method.runs)
         self.x_adv, self.ended = x.clone(), torch.full((n,), -1)
@@ -139,6 +167,8 @@ class _Scheduler:
         self.lanes: Lanes = {}
         self.live = torch.zeros(0, dtype=torch.bool)
         self.waited = 0
+        self.checkpoints = give_up.checkpoints if give_up else ()
+        self.clean_margin = clean_margin(model, x, y).cpu() if give_up and n else torch.zeros(n)
 
     def carry_out(self) -> Found:
         while True:
@@ -164,7 +194,7 @@ class _Scheduler:
         margin = torch.where(self.live, progress.margin.detach().float().cpu(), -torch.inf)
         sample, run = self.lanes["sample"], self.lanes["run"]
         self.best_margin.scatter_reduce_(0, sample, margin, "amax")
-        finished = progress.finished.cpu()
+        finished = progress.finished.cpu() | self._hopeless(progress.tried.cpu(), margin)
         claimed = self.live & (margin > self.lanes["bar"])
         ended = self.live & finished & ~claimed
         if bool(ended.any()):
@@ -179,6 +209,18 @@ class _Scheduler:
         if bool(gone.any()):
             self.live &= ~gone
             self.live &= run < self.won[sample]
+
+    def _hopeless(self, tried: Tensor, margin: Tensor) -> Tensor:
+        """Lanes that have passed a checkpoint in this step and are not far enough along."""
+        hopeless = torch.zeros_like(self.live)
+        if not self.checkpoints:
+            return hopeless
+        best, before = torch.maximum(self.lanes["best_margin"], margin), self.lanes["tried_before"]
+        self.lanes["best_margin"], self.lanes["tried_before"] = best, tried
+        clean = self.clean_margin[self.lanes["sample"]]
+        for images, left in self.checkpoints:
+            hopeless |= (before < images) & (tried >= images) & (best < left * clean)
+        return hopeless
 
     def _end(self, lanes: Lanes, ended: Tensor, images: Tensor) -> None:
         """Searches that used up their steps."""
@@ -251,7 +293,10 @@ class _Scheduler:
         rows = samples.to(self.x.device)
         x, y = self.x[rows], self.y[rows]
         own = self.method.begin(self.model, Tasks(x, y, runs.to(self.y), generators), self.threat)
-        scheduled = {"x": x, "y": y, "sample": samples, "run": runs, "bar": torch.full((len(tasks),), -self.slack)}
+        n = len(tasks)
+        scheduled = {"x": x, "y": y, "sample": samples, "run": runs, "bar": torch.full((n,), -self.slack)}
+        if self.checkpoints:
+            scheduled |= {"best_margin": torch.full((n,), -torch.inf), "tried_before": torch.zeros(n).long()}
         return {**own, **scheduled}
 
     def _write(self, fresh: Lanes) -> None:

@@ -15,9 +15,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from attacks.contract import AttackResult, Classifier, SearchModel, outputs
+from attacks.contract import AttackResult, Classifier, outputs
 from attacks.losses import margin
-from attacks.search import DEFAULT_LANES, Lanes, Progress, Tasks, search
+from attacks.search import Lanes, Progress, Tasks, lanes_of, search
 from attacks.threat import Norm, Threat
 
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
@@ -62,17 +62,15 @@ class Square:
             "best": start,
         }
 
-    @property
-    def crowded(self) -> bool:
-        return True
-
     def advance(self, model: Classifier, lanes: Lanes, threat: Threat) -> Progress:
         y, tried, ahead = lanes["y"], lanes["tried"], self._ahead(model, len(lanes["y"]))
         with torch.no_grad():
             images = self._propose(lanes, threat, ahead)
             seen, labels = outputs(model, images), y.repeat_interleave(ahead)
-            judged = seen.margin(labels).reshape(-1, ahead)
-            value = judged if seen.judged is seen.logits else margin(seen.logits, labels).reshape(-1, ahead)
+            judged = seen.margin(labels).to(lanes["value"]).reshape(-1, ahead)
+            value = judged
+            if seen.judged is not seen.logits:
+                value = margin(seen.logits, labels).to(judged).reshape(-1, ahead)
         within = tried[:, None] + torch.arange(ahead, device=y.device) <= self.queries
         better = value > lanes["value"][:, None]
         event = (better | (judged > lanes["bar"][:, None])) & within
@@ -82,12 +80,11 @@ class Square:
         kept = torch.nonzero(better[row, last]).flatten()
         lanes["best"][kept], lanes["value"][kept] = shown[kept], value[kept, last[kept]]
         lanes["tried"] = tried + last + 1
-        return Progress(shown, judged[row, last], lanes["tried"] > self.queries)
+        return Progress(shown, judged[row, last], lanes["tried"], lanes["tried"] > self.queries)
 
     def _ahead(self, model: Classifier, lanes: int) -> int:
         """How many proposals a lane tries at a time: as many as there is room for."""
-        room = model.lanes if isinstance(model, SearchModel) else DEFAULT_LANES
-        return min(max(room // lanes, 1), self.queries)
+        return min(max(lanes_of(model) // lanes, 1), self.queries)
 
     def _propose(self, lanes: Lanes, threat: Threat, ahead: int) -> Tensor:
         """The next `ahead` images of every lane (n * ahead, c, h, w), from its best one; the first is the start."""

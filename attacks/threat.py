@@ -86,7 +86,8 @@ class Threat:
         """Distances in this norm, computed in float64."""
         delta = (x_adv.double() - x.double()).flatten(1)
         order = {"linf": torch.inf, "l2": 2.0, "l1": 1.0}[self.norm]
-        return torch.linalg.vector_norm(delta, ord=order, dim=1)
+        length: Tensor = torch.linalg.vector_norm(delta, ord=order, dim=1)
+        return length
 
     def _uniform_in_ball(self, generator: np.random.Generator, shape: tuple[int, ...]) -> FloatArray:
         if self.norm == "linf":
@@ -95,7 +96,8 @@ class Threat:
         if self.norm == "l1":
             share = generator.standard_exponential(int(np.prod(shape)) + 1)
             signs = generator.choice([-1.0, 1.0], share.size - 1)
-            return (self.eps * signs * share[:-1] / share.sum()).reshape(shape).astype(np.float32)
+            corner: FloatArray = (self.eps * signs * share[:-1] / share.sum()).reshape(shape).astype(np.float32)
+            return corner
         direction = generator.standard_normal(shape)
         radius = self.eps * generator.random() ** (1.0 / direction.size)
         point: FloatArray = (direction * (radius / np.linalg.norm(direction))).astype(np.float32)

@@ -7,7 +7,7 @@ large numbers.
 """
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from attacks.contract import ClusteringClassifier, best_other, decision
+from benchmark.instrument import LANES, SHAPES, rounds_alike
 
 MOST_DISAGREEMENT = 0.02
 """Beyond this fraction of clean images predicted otherwise, the copy is not used."""
@@ -26,10 +27,11 @@ CALIBRATION = 200
 class Searched:
     """What an attack searches in: the true model, or a copy whose margins were seen within `slack` of its own.
 
-    `refused` says why a copy that was made is not used.
+    `shapes` are the batch shapes its passes may take; `refused` says why a copy that was made is not used.
     """
 
     model: nn.Module
+    shapes: tuple[int, ...] | None = None
     slack: float = 0.0
     arithmetic: str = "float32"
     refused: str | None = None
@@ -115,6 +117,16 @@ def _layers_met(model: nn.Module, image: Tensor) -> list[nn.Module]:
     return met
 
 
+def prepare_search(
+    model: nn.Module, x: Float[Tensor, "n *image"], y: Tensor, device: torch.device, wanted: str
+) -> Searched:
+    """What to search in, tried on the data set's first images: a bfloat16 copy unless `wanted` is float32."""
+    searched = Searched(model) if wanted == "float32" else cheap_copy(model, x, y, device)
+    if rounds_alike(searched.model, x[:LANES].to(device)):
+        return replace(searched, shapes=SHAPES)
+    return searched
+
+
 @torch.no_grad()
 def cheap_copy(model: nn.Module, x: Float[Tensor, "n *image"], y: Tensor, device: torch.device) -> Searched:
     """A cheap copy, tried on the first clean images `x` of classes `y`; the model itself where it is no use."""
@@ -133,7 +145,8 @@ def cheap_copy(model: nn.Module, x: Float[Tensor, "n *image"], y: Tensor, device
     other = float((true.argmax(dim=1) != cheap.argmax(dim=1)).float().mean())
     if other > MOST_DISAGREEMENT:
         return Searched(model, refused=f"in bfloat16 {100 * other:.1f} % of clean images were predicted otherwise")
-    return Searched(twin, float((_margin(true, y) - _margin(cheap, y)).abs().max()), "bfloat16")
+    slack = float((_margin(true, y) - _margin(cheap, y)).abs().max())
+    return Searched(twin, slack=slack, arithmetic="bfloat16")
 
 
 def _margin(logits: Tensor, y: Tensor) -> Tensor:

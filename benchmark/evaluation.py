@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from safetensors.torch import load as load_tensors
 from torch import Tensor, nn
 
+from benchmark.cheap_copy import prepare_search
 from benchmark.config import build_config
 from benchmark.datasets import from_arrays
 from benchmark.plan import plan
@@ -75,6 +76,7 @@ def evaluate(
         loaded = LoadedModel(name, name, model, fingerprint(model), flags=flags)
         request = check_request(config, dataset, (loaded,), where)
         units = plan(request)
+        searched = prepare_search(model, dataset.x, dataset.y, where, search)
         outcomes = [
             run_unit(
                 unit,
@@ -83,6 +85,7 @@ def evaluate(
                 surrogate_of(unit, request.surrogates),
                 device=where,
                 batch_size=batch_size,
+                searched=searched,
             )
             for unit in units
         ]

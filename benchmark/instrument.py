@@ -14,30 +14,30 @@ from model_zoo.adapter import judged_by
 
 CPU_SHAPE = 50
 ACCELERATOR_SHAPE = 250
-LANES = 250
-CROWDED_SHAPE = LANES
-"""Searches that fill many lanes take passes in larger parts, which cost a third less a sample."""
+SHAPES = (8, 16, 32, 64, 125, 250)
+"""For models that round alike in all of them."""
+LANES = SHAPES[-1]
 
 Confirm = Callable[[Tensor, Tensor, Tensor, Threat], Tensor]
 
 
 class FixedBatch(nn.Module):
-    """Runs a model on parts of exactly `shape` samples, the last one padded; counts and times passes.
+    """Runs a model on parts of fixed shapes, padded; counts and times passes.
 
-    Kernels round differently for different batch shapes; with one shape a sample's logits and gradients do
-    not depend on how many others are in the batch. Crowded searches have a larger shape of their own. `forwards` and `backwards` count passes of single samples, padding left out; `seconds` is the
-    wall time spent in them (on CUDA: in handing them over).
+    Kernels may round differently for different batch shapes; with one shape a sample's logits and gradients
+    do not depend on how many others are in the batch. Where several `shapes` (ascending) are known to round
+    alike, a part takes the smallest that holds it. `forwards` and `backwards` count passes of single samples,
+    padding left out; `seconds` is the wall time spent in them (on CUDA: in handing them over).
 
-    It is what `attacks.search` asks of a model: `lanes`, `crowded`, `slack`, `confirm` (by default its own
-    decision).
+    It is what `attacks.search` asks of a model: `lanes`, `slack`, `confirm` (by default its own decision).
     """
 
-    def __init__(self, model: nn.Module, shape: int, crowded_shape: int | None = None):
+    def __init__(self, model: nn.Module, *shapes: int):
         super().__init__()
-        self.model, self.shape, self.crowded_shape = model, shape, crowded_shape or shape
+        self.model, self.shapes = model, shapes
         self.forwards = self.backwards = 0
         self.seconds = 0.0
-        self.lanes, self.slack, self.crowded = LANES, 0.0, False
+        self.lanes, self.slack = LANES, 0.0
         self.confirm: Confirm = self._own_decision
 
     def forward(self, x: Float[Tensor, "n *image"]) -> Tensor:
@@ -45,9 +45,9 @@ class FixedBatch(nn.Module):
 
     def _by_parts(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         outputs = []
-        shape = self.crowded_shape if self.crowded else self.shape
-        for part in x.split(shape):
+        for part in x.split(self.shapes[-1]):
             n = len(part)
+            shape = next(shape for shape in self.shapes if shape >= n)
             if n < shape:
                 part = torch.cat([part, part.new_zeros(shape - n, *part.shape[1:])])
             output = self._timed(function, part)[:n]
@@ -86,15 +86,8 @@ class FixedBatch(nn.Module):
 class FixedBatchClustering(FixedBatch):
     """The same for a clustering classifier, whose distances attacks may use."""
 
-    def __init__(
-        self,
-        model: nn.Module,
-        clustering: ClusteringClassifier,
-        judged: ClusteringClassifier,
-        shape: int,
-        crowded_shape: int | None = None,
-    ):
-        super().__init__(model, shape, crowded_shape)
+    def __init__(self, model: nn.Module, clustering: ClusteringClassifier, judged: ClusteringClassifier, *shapes: int):
+        super().__init__(model, *shapes)
         self._clustering, self._judged = clustering, judged
 
     @property
@@ -129,8 +122,24 @@ def instrument(model: nn.Module, device: torch.device, judged: nn.Module | None 
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         torch.backends.cudnn.deterministic = True
-    shapes = (CPU_SHAPE if device.type == "cpu" else ACCELERATOR_SHAPE, CROWDED_SHAPE)
+    shape = CPU_SHAPE if device.type == "cpu" else ACCELERATOR_SHAPE
     judged = judged_by(model) if judged is None else judged
     if isinstance(model, ClusteringClassifier) and isinstance(judged, ClusteringClassifier):
-        return FixedBatchClustering(model, model, judged, *shapes).eval()
-    return FixedBatch(model, *shapes).eval()
+        return FixedBatchClustering(model, model, judged, shape).eval()
+    return FixedBatch(model, shape).eval()
+
+
+def rounds_alike(model: nn.Module, x: Float[Tensor, "n *image"]) -> bool:
+    """Whether logits and input gradients are the same bits in all of SHAPES, wherever a sample stands in its part.
+
+    Which kernel runs depends on shapes, not on values, so images stand for all others.
+    """
+    seen = [_passed(FixedBatch(model, shape), x) for shape in SHAPES]
+    return all(torch.equal(seen[0], other) for other in seen[1:])
+
+
+def _passed(model: FixedBatch, x: Tensor) -> Tensor:
+    images = x.detach().requires_grad_(True)
+    logits = model(images)
+    (gradient,) = torch.autograd.grad((logits * torch.linspace(1.0, 2.0, logits.shape[1]).to(logits)).sum(), images)
+    return torch.cat([logits.detach(), gradient.flatten(1)], dim=1)

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from benchmark import datasets
+from benchmark.cheap_copy import Searched, prepare_search
 from benchmark.datasets import Dataset
 from benchmark.executors.local import Failure, execute
 from benchmark.plan import pending, plan
@@ -55,7 +56,8 @@ class _Worker:
             )
         named = unit.params.get("surrogate")
         surrogate = _model(named, self.device).model if isinstance(named, str) else None
-        return run_unit(unit, data, model, surrogate, device=device, batch_size=self.batch_size)
+        searched = _searched(unit.model, self.device, self.dataset, self.data_root, unit.search)
+        return run_unit(unit, data, model, surrogate, device=device, batch_size=self.batch_size, searched=searched)
 
 
 @functools.cache
@@ -66,6 +68,12 @@ def _dataset(name: str, root: Path | None) -> Dataset:
 @functools.cache
 def _model(name: str, device: str) -> LoadedModel:
     return load(name, device)
+
+
+@functools.cache
+def _searched(name: str, device: str, dataset: str, root: Path | None, search: str) -> Searched:
+    data = _dataset(dataset, root)
+    return prepare_search(_model(name, device).model, data.x, data.y, torch.device(device), search)
 
 
 def run(request: Request, store: Store, data_root: Path | None, advance: Callable[[int, int], Advance]) -> Report:
@@ -103,7 +111,8 @@ def write_leaderboard(units: Sequence[WorkUnit], store: Store) -> list[Row]:
 
 def _longest_first(units: Sequence[WorkUnit]) -> list[WorkUnit]:
     """Ensembles before single attacks, so that no core is left alone with a long unit at the end."""
-    return sorted(units, key=lambda unit: not unit.attack.startswith("autoattack"))
+    ranks = ("autoattack-reference", "autoattack-plus", "autoattack")
+    return sorted(units, key=lambda unit: ranks.index(unit.attack) if unit.attack in ranks else len(ranks))
 
 
 def _told(record: UnitRecord) -> str:

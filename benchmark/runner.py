@@ -15,7 +15,7 @@ from attacks.registry import ResolvedAttack, call
 from attacks.registry import resolve as resolve_attack
 from attacks.threat import Threat
 from benchmark import provenance
-from benchmark.cheap_copy import Searched, cheap_copy
+from benchmark.cheap_copy import Searched, prepare_search
 from benchmark.datasets import Dataset
 from benchmark.instrument import instrument
 from benchmark.judge import judge, predict
@@ -44,9 +44,11 @@ def run_unit(
     device: torch.device,
     batch_size: int,
     attack: ResolvedAttack | None = None,
+    searched: Searched | None = None,
 ) -> Outcome:
     """Attack the unit's correctly classified samples and judge what comes back.
 
+    `searched` is what `prepare_search` gave for this model, data set and `unit.search`; made anew without it.
     Raises whatever the model or the attack raises: a crash leaves no record and is no verdict.
     """
     started = time.monotonic()
@@ -60,9 +62,13 @@ def run_unit(
     with torch.no_grad():
         randomised = not torch.equal(judged(x), judged(x))
 
-    searched = _searched(model.model, dataset, attack, unit.search, device)
+    if not attack.entry.searches:
+        searched = Searched(model.model)
+    elif searched is None:
+        searched = prepare_search(model.model, dataset.x, dataset.y, device, unit.search)
     attacked = instrument(searched.model, device, judged_by(model.model))
     attacked.lanes, attacked.slack = batch_size, searched.slack
+    attacked.shapes = searched.shapes or attacked.shapes
     confirming = instrument(judged_by(model.model), device)
     attacked.confirm = lambda x, y, x_adv, threat: judge(confirming, x, y, x_adv, threat).broken
     shown = None if surrogate is None else instrument(surrogate, device)
@@ -124,15 +130,6 @@ def run_unit(
         ),
     )
     return Outcome(record, adversarial)
-
-
-def _searched(
-    model: nn.Module, dataset: Dataset, attack: ResolvedAttack, wanted: str, device: torch.device
-) -> Searched:
-    """What an attack searches in: a cheap copy where that was not refused and the attack confirms its claims."""
-    if not attack.entry.searches or wanted == "float32":
-        return Searched(model)
-    return cheap_copy(model, dataset.x, dataset.y, device)
 
 
 def _winners(results: list[AttackResult], broken: Tensor, right: Tensor, attack: str) -> list[str | None]:

@@ -54,5 +54,5 @@ def pairwise_squared_distances(a: Float[Tensor, "n d"], b: Float[Tensor, "k d"])
     Always in float32: it is a small difference of large terms, which autocast would ruin.
     """
     with torch.autocast(a.device.type, enabled=False):
-        a = a.float()
+        a = a.to(torch.promote_types(a.dtype, torch.float32))
         return (a * a).sum(dim=1, keepdim=True) + (b * b).sum(dim=1) - 2.0 * (a @ b.T)

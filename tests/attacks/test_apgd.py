@@ -23,7 +23,9 @@ def method(norm: Norm, loss: Loss, steps: int, runs: int) -> APGD | APGDL1:
     return (APGDL1 if norm == "l1" else APGD)(name=f"apgd-{loss}", loss=loss, steps=steps, runs=runs)
 
 
-def attack(model: Classifier, x: Tensor, y: Tensor, threat: Threat, loss: Loss, steps: int = 100, runs: int = 1) -> Found:
+def attack(
+    model: Classifier, x: Tensor, y: Tensor, threat: Threat, loss: Loss, steps: int = 100, runs: int = 1
+) -> Found:
     return search(model, method(threat.norm, loss, steps, runs), x, y, threat, seed=0, sample_ids=torch.arange(len(x)))
 
 
@@ -143,16 +145,15 @@ def test_robust_accuracy_does_not_rise_with_restarts_or_eps(norm: Norm) -> None:
 def test_a_targeted_search_aims_at_the_ranks_of_the_clean_logits() -> None:
     problem = linear_problem(6, 10, seed=1)
     threat = Threat("linf", 1e-6)
-    aimed: list[list[int]] = []
+    seen: set[tuple[int, int, int]] = set()
 
     class Noted(APGD):
         def advance(self, model: Classifier, lanes: Lanes, threat: Threat) -> Progress:
-            aimed.append([*zip(lanes["sample"].tolist(), lanes["run"].tolist(), lanes["target"].tolist(), strict=True)])
+            columns = (lanes[k].tolist() for k in ("sample", "run", "target"))
+            seen.update(zip(*columns, strict=True))
             return super().advance(model, lanes, threat)
 
-    search(
-        problem.model, Noted("t", "dlr-targeted", 1, 5), problem.x, problem.y, threat, seed=0, sample_ids=torch.arange(10)
-    )  # fmt: skip
+    aim, ids = Noted("t", "dlr-targeted", 1, 5), torch.arange(10)
+    search(problem.model, aim, problem.x, problem.y, threat, seed=0, sample_ids=ids)
     ranked = problem.model(problem.x).argsort(dim=1, descending=True)
-    seen = {entry for step in aimed for entry in step}
     assert seen == {(i, run, int(ranked[i, run + 1])) for i in range(10) for run in range(5)}

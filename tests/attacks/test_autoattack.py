@@ -71,7 +71,9 @@ def test_rand_averages_over_a_models_randomness() -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         y = Curved(64, 10, seed=3)(x).argmax(dim=1)
-        result = autoattack(model, x, y, Threat("linf", 0.1), seed=0, sample_ids=torch.arange(12), parts=ENSEMBLES["rand"])
+        result = autoattack(
+            model, x, y, Threat("linf", 0.1), seed=0, sample_ids=torch.arange(12), parts=ENSEMBLES["rand"]
+        )
         assert int(broken_by(model, y, result.x_adv).sum()) >= 10
     assert result.winners is not None
     assert set(result.winners) <= {"apgd-ce", "apgd-dlr", None}

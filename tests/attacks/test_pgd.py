@@ -359,7 +359,7 @@ class FromImage:
     """An ascent that starts at the image."""
 
     def __init__(self, ascent: Ascent):
-        self.ascent, self.name, self.runs, self.crowded = ascent, ascent.name, ascent.runs, False
+        self.ascent, self.name, self.runs = ascent, ascent.name, ascent.runs
 
     def begin(self, model: Classifier, tasks: Tasks, threat: Threat) -> Lanes:
         return self.ascent.begin(model, tasks, threat) | {"at": tasks.x.clone()}

@@ -14,8 +14,6 @@ from attacks.reference import autoattack_reference
 from attacks.threat import NORMS, Norm, Threat
 from tests.attacks.models import Linear, assert_allowed, broken_by, digits
 
-REFERENCE_NORMS: dict[Norm, str] = {"linf": "Linf", "l2": "L2"}
-
 
 def nearest_mean(classes: int, samples: int) -> tuple[Linear, Tensor, Tensor]:
     """The nearest-class-mean classifier of digits, a linear model, and images it gets right."""
@@ -29,7 +27,12 @@ def nearest_mean(classes: int, samples: int) -> tuple[Linear, Tensor, Tensor]:
 def reference(model: nn.Module, x: Tensor, y: Tensor, threat: Threat, targets: int = 9) -> tuple[Tensor, Tensor]:
     torch.manual_seed(987)  # the reference seeds itself; another global state must not matter
     attack = pyautoattack.AutoAttack(
-        model, norm=REFERENCE_NORMS[threat.norm], eps=threat.eps, version="standard", seed=3, device="cpu"
+        model,
+        norm={"linf": "Linf", "l2": "L2", "l1": "L1"}[threat.norm],
+        eps=threat.eps,
+        version="standard",
+        seed=3,
+        device="cpu",
     )
     attack.apgd_targeted.n_target_classes = targets
     attack.fab.n_target_classes = targets

@@ -24,6 +24,8 @@ DEFAULTS: dict[str, dict[str, Scalar]] = {
     "magnet100": {"steps": 100, "restarts": 10, "step_size": None, "published": False, "alpha": 12.5},
     "magnet100-published": {"steps": 100, "restarts": 10, "step_size": None, "published": True, "alpha": 12.5},
     "autoattack": {},
+    "autoattack-fast": {},
+    "screen": {},
     "autoattack-plus": {},
     "autoattack-rand": {},
     "autoattack-reference": {},
@@ -100,7 +102,11 @@ def test_setting_a_value_does_not_change_the_registry() -> None:
     ("text", "message"),
     [
         ("pgd2", "unknown attack 'pgd2'; did you mean pgd20"),
-        ("autoatack", "unknown attack 'autoatack'; did you mean autoattack or autoattack-rand or autoattack-plus? (or package.module:function)"),
+        (
+            "autoatack",
+            "unknown attack 'autoatack'; did you mean autoattack or autoattack-rand or autoattack-plus? "
+            "(or package.module:function)",
+        ),
         ("zzz", f"unknown attack 'zzz'; known: {', '.join(ATTACKS)} (or package.module:function)"),
         ("", "unknown attack ''; known: "),
         (

@@ -20,7 +20,7 @@ class Level(nn.Module):
 
     def __init__(self, lanes: int = 250, slack: float = 0.0):
         super().__init__()
-        self.lanes, self.slack, self.crowded = lanes, slack, False
+        self.lanes, self.slack = lanes, slack
         self.judged: list[int] = []
 
     def forward(self, x: Tensor) -> Tensor:
@@ -30,7 +30,8 @@ class Level(nn.Module):
     def confirm(self, x: Tensor, y: Tensor, x_adv: Tensor, threat: Threat) -> Tensor:
         del x, threat
         self.judged.append(len(y))
-        return (self(x_adv).argmax(dim=1) != y) | (x_adv.flatten(1)[:, 0] == 0.5)
+        wrong: Tensor = (self(x_adv).argmax(dim=1) != y) | (x_adv.flatten(1)[:, 0] == 0.5)
+        return wrong
 
 
 @dataclass
@@ -40,8 +41,6 @@ class Scripted:
     script: Tensor
     name: str = "scripted"
     shown: Counter[tuple[int, int]] = field(default_factory=Counter)
-
-    crowded: bool = False
 
     @property
     def runs(self) -> int:
@@ -61,7 +60,7 @@ class Scripted:
         logits = model(images)
         finished = lanes["at"] >= LENGTH - 1
         lanes["at"] += 1
-        return Progress(images, logits[:, 1] - logits[:, 0], finished)
+        return Progress(images, logits[:, 1] - logits[:, 0], lanes["at"], finished)
 
 
 def scripts(samples: int, runs: int, seed: int) -> Tensor:

@@ -83,7 +83,8 @@ def test_l1_projection_is_the_nearest_allowed_point(eps: float, spread: float, s
 
     def best(t: float) -> npt.NDArray[np.float64]:
         soft = np.sign(goal - start) * np.maximum(np.abs(goal - start) - t, 0.0)
-        return np.clip(start + soft, 0.0, 1.0) - start
+        moved: npt.NDArray[np.float64] = np.clip(start + soft, 0.0, 1.0) - start
+        return moved
 
     if np.abs(best(0.0)).sum() > eps:
         for _ in range(200):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from attacks.threat import NORMS, Norm, Threat
+from attacks.threat import Norm, Threat
 from attacks.transfer import transfer
 from tests.attacks.models import Array, Flat, Problem, assert_allowed, linear_problem
 

@@ -127,11 +127,14 @@ def records_of(folder: Path) -> dict[str, UnitRecord]:
     return {record.key: record for record in store.read(store.read_plan())}
 
 
+TIMES = ("provenance", "seconds", "samples_per_second", "model_time_ratio")
+
+
 def essence(record: UnitRecord) -> dict[str, Any]:
     """A record without what may differ from one run to the next: when, where, and how long it took."""
     content = json.loads(record.model_dump_json())
     assert isinstance(content, dict)
-    return {name: value for name, value in content.items() if name not in ("provenance", "seconds")}
+    return {name: value for name, value in content.items() if name not in TIMES}
 
 
 def judged(record: UnitRecord) -> tuple[object, ...]:

@@ -364,7 +364,7 @@ def test_a_value_that_cannot_be_is_refused(bench: Bench, small: list[str], optio
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["--norm", "l7"], "'linf' or 'l2', got 'l7'"),
+        (["--norm", "l7"], "'linf', 'l2' or 'l1', got 'l7'"),
         (["--norm", "l2", "--eps", "9"], "(0, 8] for l2 on digits"),
         (["--seed", "-1"], "seed"),
         (["--seed", "4294967296"], "seed"),

@@ -210,7 +210,7 @@ def _refused(few: Dataset, **changes: Any) -> str:
         ({"eps": -0.1}, "must be positive, got -0.1"),
         ({"eps": float("nan")}, "nan"),
         ({"eps": 100.0, "norm": "l2"}, "(0, 8] for l2"),
-        ({"norm": "l7"}, "'linf' or 'l2', got 'l7'"),
+        ({"norm": "l7"}, "'linf', 'l2' or 'l1', got 'l7'"),
         ({"attacks": ["pdg20"]}, "did you mean pgd20"),
         ({"attacks": []}, "attacks"),
         ({"attacks": ["pgd20", "pgd20"]}, "attacks names one entry twice"),

@@ -229,19 +229,20 @@ def test_another_number_of_threads_gives_the_same_numbers(whole: Uninterrupted, 
     _same_verdicts(whole.folder, tmp_path / "run")
 
 
-def test_autoattack_sees_the_whole_unit_so_that_batch_size_changes_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("attack", ["autoattack-fast", "autoattack-reference"])
+def test_an_ensembles_verdicts_do_not_depend_on_batch_size(attack: str, tmp_path: Path) -> None:
     content = {
         "models": ["nominal"],
         "dataset": "fashion-mnist",
         "samples": 6,
         "threats": [{"norm": "linf", "eps": "16/255"}],
-        "attacks": ["autoattack"],
+        "attacks": [attack],
         "workers": 1,
     }
     for batch_size in (5, 250):
         _run(build_config(content | {"batch_size": batch_size}, {}), tmp_path / str(batch_size))
-    _same_records(tmp_path / "5", tmp_path / "250")
-    (attacked,) = [r for r in records_of(tmp_path / "5").values() if r.unit.attack == "autoattack"]
+    _same_verdicts(tmp_path / "5", tmp_path / "250")
+    (attacked,) = [r for r in records_of(tmp_path / "5").values() if r.unit.attack == attack]
     assert Verdict.BROKEN in attacked.verdicts
 
 

@@ -22,7 +22,8 @@ UNIT: dict[str, Any] = {
     "start": 0,
     "stop": 4,
     "seed": 0,
-    "protocol": 1,
+    "search": "auto",
+    "protocol": 2,
 }
 
 PROVENANCE = Provenance(
@@ -47,9 +48,13 @@ def record(of: WorkUnit, verdicts: str, flags: tuple[str, ...] = ()) -> UnitReco
         predictions=[1 if v in (M, B) else 0 for v in found],
         verdicts=found,
         distances=[of.eps if v is B else None for v in found],
+        winners=[of.attack if v is B else None for v in found],
         forwards=1,
         backwards=1,
         seconds=0.5,
+        samples_per_second=2.0 * len(found),
+        model_time_ratio=0.9,
+        search="float32",
         flags=list(flags),
         adversarial_sha256=None,
         provenance=PROVENANCE,

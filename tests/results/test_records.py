@@ -23,7 +23,8 @@ CHANGES: dict[str, Any] = {
     "start": 1,
     "stop": 5,
     "seed": 1,
-    "protocol": 2,
+    "search": "float32",
+    "protocol": 1,
 }
 
 
