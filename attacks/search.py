@@ -216,7 +216,7 @@ class _Scheduler:
         if not self.checkpoints:
             return hopeless
         best, before = torch.maximum(self.lanes["best_margin"], margin), self.lanes["tried_before"]
-        self.lanes["best_margin"], self.lanes["tried_before"] = best, tried
+        self.lanes["best_margin"], self.lanes["tried_before"] = best, tried.clone()
         clean = self.clean_margin[self.lanes["sample"]]
         for images, left in self.checkpoints:
             hopeless |= (before < images) & (tried >= images) & (best < left * clean)

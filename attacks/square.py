@@ -26,6 +26,8 @@ HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 _TILES = 5
 _TINY = 1e-12
 _NEWTON_STEPS = 6
+_CHECK = 250
+"""Checkpoints of a search must be multiples of this."""
 _FLOAT32 = 2.0**-24
 
 
@@ -71,7 +73,9 @@ class Square:
             value = judged
             if seen.judged is not seen.logits:
                 value = margin(seen.logits, labels).to(judged).reshape(-1, ahead)
-        within = tried[:, None] + torch.arange(ahead, device=y.device) <= self.queries
+        # Never across a checkpoint of GiveUp, which must find the same image whatever `ahead` is.
+        end = ((tried // _CHECK + 1) * _CHECK).clamp_max(self.queries + 1)
+        within = tried[:, None] + torch.arange(ahead, device=y.device) < end[:, None]
         better = value > lanes["value"][:, None]
         event = (better | (judged > lanes["bar"][:, None])) & within
         last = torch.where(event.any(dim=1), event.int().argmax(dim=1), within.sum(dim=1) - 1)
@@ -80,7 +84,9 @@ class Square:
         kept = torch.nonzero(better[row, last]).flatten()
         lanes["best"][kept], lanes["value"][kept] = shown[kept], value[kept, last[kept]]
         lanes["tried"] = tried + last + 1
-        return Progress(shown, judged[row, last], lanes["tried"], lanes["tried"] > self.queries)
+        seen_so_far = torch.arange(ahead, device=y.device) <= last[:, None]
+        best_judged = torch.where(seen_so_far, judged, -torch.inf).amax(dim=1)
+        return Progress(shown, best_judged, lanes["tried"], lanes["tried"] > self.queries)
 
     def _ahead(self, model: Classifier, lanes: int) -> int:
         """How many proposals a lane tries at a time: as many as there is room for."""

@@ -77,3 +77,25 @@ def test_rand_averages_over_a_models_randomness() -> None:
         assert int(broken_by(model, y, result.x_adv).sum()) >= 10
     assert result.winners is not None
     assert set(result.winners) <= {"apgd-ce", "apgd-dlr", None}
+
+
+@pytest.mark.parametrize("version", ["fast", "screen"])
+def test_fast_and_screen_say_what_they_abandoned_and_lose_little(version: str) -> None:
+    """On a model they were not tuned on; samples far inside their class are abandoned, and the result says so."""
+    x, _ = digits(60)
+    model = Curved(64, 10, seed=3)
+    y, ids = model(x).argmax(dim=1), torch.arange(len(x))
+    threat = Threat("linf", EPS["linf"])
+    standard = autoattack(model, x, y, threat, seed=0, sample_ids=ids)
+    quick = autoattack(model, x, y, threat, seed=0, sample_ids=ids, parts=ENSEMBLES[version])
+    assert standard.claimed is not None
+    assert quick.claimed is not None
+    assert standard.flags == ()
+    assert int(quick.claimed.sum()) >= int(standard.claimed.sum()) - 1
+    assert any("samples abandoned as hopeless" in flag for flag in quick.flags)
+    assert torch.equal(quick.claimed, broken_by(model, y, quick.x_adv))
+
+
+def test_fast_holds_the_four_attacks_of_standard() -> None:
+    names = [part.name for part in ENSEMBLES["fast"]]
+    assert [name for name in names if name in PARTS] == PARTS

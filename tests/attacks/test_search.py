@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from attacks.contract import Classifier
-from attacks.search import Found, Lanes, Progress, Tasks, search
+from attacks.search import Found, GiveUp, Lanes, Progress, Tasks, search
 from attacks.threat import Threat
 
 THREAT = Threat("linf", 1.0)
@@ -163,3 +163,21 @@ def test_a_margin_is_judged_again_only_where_it_rose() -> None:
 def test_nothing_to_do_is_no_error() -> None:
     found, _ = carry_out(torch.zeros(0, 2, LENGTH), Level())
     assert found.x_adv.shape == (0, 1, 1, 2)
+
+
+def test_a_hopeless_search_is_abandoned_at_its_checkpoint_and_a_promising_one_is_not() -> None:
+    """The clean margin is -1. After 3 images at most 0.5 of it may be left: a first pixel of 0.25 or more."""
+    script = torch.full((3, 2, LENGTH), 0.1)
+    script[0, 0, 8] = 0.9  # would break late, but looks hopeless until then
+    script[1, 0, 1], script[1, 0, 8] = 0.3, 0.9
+    script[2, 1, 2], script[2, 1, 8] = 0.3, 0.9  # in its second run
+    method = Scripted(script)
+    x = torch.zeros(3, 1, 1, 2)
+    x[:, 0, 0, 1] = torch.arange(3)
+    ids = torch.arange(3)
+    rule = GiveUp(((3, 0.5),))
+    found = search(Level(), method, x, torch.zeros_like(ids), THREAT, seed=0, sample_ids=ids, give_up=rule)
+    assert found.run.tolist() == [-1, 0, 1]
+    assert method.shown[(0, 0)] == 3
+    assert method.shown[(2, 0)] == 3
+    assert method.shown[(1, 0)] == LENGTH

@@ -49,7 +49,7 @@ CPU = torch.device("cpu")
 
 
 def main(
-    samples: Annotated[int, typer.Option(help="Samples for the speed of every library, and for seeds.")] = 200,
+    samples: Annotated[int, typer.Option(help="Samples for the speed of every library, and for seeds.")] = 100,
     verdict_samples: Annotated[int, typer.Option(help="Samples for the verdict against the reference.")] = 500,
     rounds: Annotated[int, typer.Option(help="Rounds (and seeds) of the speed measurements.")] = 3,
     out: Annotated[Path, typer.Option(help="Folder of the measurements and the table.")] = Path("runs/compare-peers"),
@@ -64,7 +64,9 @@ def main(
         for task in _tasks(samples, verdict_samples, rounds):
             if _key(task) in done:
                 continue
-            measured = task | (_ours(pool, task) if task["who"] == "ours" else _peer(task))
+            measured = (
+                task | {"commit": provenance.commit()} | (_ours(pool, task) if task["who"] == "ours" else _peer(task))
+            )
             known.append(measured)
             with journal.open("a") as file:
                 file.write(json.dumps(measured) + "\n")
@@ -73,7 +75,12 @@ def main(
 
 
 def _tasks(samples: int, verdict_samples: int, rounds: int) -> Iterator[Measurement]:
-    """Ours and the peers take turns within a round, model by model."""
+    """The verdict first; then ours and the peers take turns within a round, model by model."""
+    for model in MODELS:
+        common = {"model": model, "seed": 0, "samples": verdict_samples}
+        yield common | {"attack": "autoattack", "who": REFERENCE}
+        for attack in OURS:
+            yield common | {"attack": attack, "who": "ours"}
     for seed in range(rounds):
         for model in MODELS:
             common = {"model": model, "seed": seed, "samples": samples}
@@ -82,13 +89,8 @@ def _tasks(samples: int, verdict_samples: int, rounds: int) -> Iterator[Measurem
                 yield common | {"attack": attack, "who": "ours"}
             for attack in STEPS:
                 for peer in PEERS:
-                    if attack == "pgd20" or seed == 0:  # pgd100 of the peers takes minutes; one round of it
+                    if attack == "pgd20" or seed == 0:  # pgd100 takes the peers minutes; one round of it
                         yield common | {"attack": attack, "who": peer}
-    for model in MODELS:
-        common = {"model": model, "seed": 0, "samples": verdict_samples}
-        yield common | {"attack": "autoattack", "who": REFERENCE}
-        for attack in OURS:
-            yield common | {"attack": attack, "who": "ours"}
 
 
 def _key(task: Measurement) -> tuple[Any, ...]:
@@ -172,9 +174,10 @@ def table(known: list[Measurement], samples: int, verdict_samples: int, rounds: 
     lines = [
         "# Our attacks beside other libraries'",
         "",
-        f"`make compare-peers` on {datetime.now(UTC):%Y-%m-%d}, commit {provenance.commit()[:10]}, "
+        f"`make compare-peers` on {datetime.now(UTC):%Y-%m-%d}, commit {known[0]['commit'][:10]}, "
         f"{provenance.machine(CPU)}; " + ", ".join(f"{name} {version(name)}" for name in VERSIONS) + ".",
-        f"Fashion-MNIST test images, linf 8/255; seconds are medians of {rounds} rounds over {samples} samples. "
+        f"Fashion-MNIST test images, linf 8/255; seconds are medians of {rounds} rounds over {samples} samples (pgd100 of the "
+        "peers: one round). "
         "In brackets: the reference's (or peer's) seconds over ours.",
         "",
         f"## AutoAttack: seconds, {samples} samples",
@@ -205,9 +208,20 @@ def table(known: list[Measurement], samples: int, verdict_samples: int, rounds: 
         least = min(agreement(a, b, samples) for a in own for b in own)
         counts = ", ".join(str(len(s)) for s in own)
         lines.append(f"| {model} | {len(truth)} | {' | '.join(cells)} | {counts}; {least:.1f} % |")
-    for a in ("autoattack", "autoattack-fast", "screen"):
-        ratio = together("autoattack", REFERENCE, n) / together(a, "ours", n)
-        lines.append(f"\n{a}: {ratio:.1f} times faster than pyautoattack over these models, {n} samples, one round.")
+    lines += [
+        "",
+        f"Seconds over {n} samples, one round; in brackets pyautoattack's over ours:",
+        "",
+        "| model | pyautoattack | autoattack | autoattack-fast | screen |",
+        "|---|---|---|---|---|",
+    ]
+    for model in MODELS:
+        reference = seconds("autoattack", REFERENCE, model, n)
+        cells = [f"{(s := seconds(a, 'ours', model, n)):.1f} ({reference / s:.1f})" for a in OURS]
+        lines.append(f"| {model} | {reference:.1f} | {' | '.join(cells)} |")
+    reference = together("autoattack", REFERENCE, n)
+    cells = [f"{(s := together(a, 'ours', n)):.1f} ({reference / s:.1f})" for a in OURS]
+    lines.append(f"| together | {reference:.1f} | {' | '.join(cells)} |")
     for attack in STEPS:
         lines += [
             "",
