@@ -140,11 +140,15 @@ def autoattack(
         flags.append("non-standard AutoAttack: the margin loss in place of DLR, which needs more classes")
     x_adv, claimed = x.clone(), torch.zeros(len(x), dtype=torch.bool, device=x.device)
     winners: list[str | None] = [None] * len(x)
-    hopeless, best = torch.zeros_like(claimed), torch.full((len(x),), -torch.inf, device=x.device)
+    hopeless, cut, best = (
+        torch.zeros_like(claimed),
+        torch.zeros_like(claimed),
+        torch.full((len(x),), -torch.inf, device=x.device),
+    )
     clean = clean_margin(model, x, y) if any(part.left for part in parts) and len(x) else best
     for part in parts:
         if part.left is not None:
-            hopeless |= ~claimed & (best < part.left * clean)
+            hopeless |= ~claimed & (best > -torch.inf) & (best < part.left * clean)
         rows = torch.nonzero(~claimed & ~hopeless).flatten()
         if not len(rows):
             continue
@@ -153,6 +157,7 @@ def autoattack(
             model, method, x[rows], y[rows], threat, seed=seed, sample_ids=sample_ids[rows.cpu()], give_up=part.give_up
         )
         best[rows] = torch.maximum(best[rows], found.margin)
+        cut[rows] |= found.abandoned
         broken = rows[found.broken]
         x_adv[broken], claimed[broken] = found.x_adv[found.broken], True
         for row in broken.tolist():
@@ -161,6 +166,7 @@ def autoattack(
             flags += [f"{part.name}: {flag}" for flag in stall_flags(found)]
         if part.name == "square" and len(broken) > SQUARE_HELPED * len(x):
             flags.append(f"Square broke {len(broken)} of {len(x)} samples that gradients had left standing")
-    if bool(hopeless.any()):
-        flags.append(f"not AutoAttack standard: {int(hopeless.sum())} of {len(x)} samples abandoned as hopeless")
+    abandoned = int(((hopeless | cut) & ~claimed).sum())
+    if abandoned:
+        flags.append(f"not AutoAttack standard: {abandoned} of {len(x)} samples abandoned as hopeless")
     return AttackResult(x_adv, claimed=claimed, winners=tuple(winners), flags=tuple(flags))

@@ -164,7 +164,7 @@ def _towards_nearest(model: Classifier, lanes: Lanes, norm: Norm) -> Slope:
         lead = _lead(seen.logits, torch.full_like(y, other), y)
         (w,) = torch.autograd.grad(lead.sum(), images, retain_graph=True)
         steepness = _length(w.flatten(1), _DUAL[norm])
-        distance = torch.where(steepness > 0, lead.detach().abs() / steepness, torch.inf)
+        distance = torch.where((steepness > 0) & steepness.isfinite(), lead.detach().abs() / steepness, torch.inf)
         closer = torch.nonzero((distance < nearest) & (y != other)).flatten()
         nearest[closer], loss[closer], gradient[closer] = distance[closer], lead.detach()[closer], w[closer]
     return Slope(loss, gradient, seen.margin(y), nearest == torch.inf)
@@ -245,16 +245,18 @@ def _level(weights: Float[Tensor, "n d"], caps: Float[Tensor, "n d"], need: Floa
     """The t with sum_i weights_i min(t, caps_i) = need, inf where the sum stays below.
 
     The sum is increasing, concave and piecewise linear in t, so Newton's method comes from below and, once
-    on the right piece, is exact; no sorting.
+    on the right piece, is exact; no sorting. A row that has settled stays as it is, however long others take.
     """
     level = need / weights.sum(dim=1).clamp_min(torch.finfo(need.dtype).tiny)
-    part = torch.empty_like(caps)
+    part, settled = torch.empty_like(caps), torch.zeros_like(need, dtype=torch.bool)
     for _ in range(_NEWTON_STEPS):
         t = level[:, None]
         missing = need - torch.minimum(caps, t, out=part).mul_(weights).sum(dim=1)
         rise = torch.gt(caps, t, out=part).mul_(weights).sum(dim=1)
-        level = torch.where(rise > 0, level + missing / rise, torch.inf)
-        if bool(((missing <= _NEWTON_TOLERANCE * need) | (rise <= 0)).all()):
+        stepped = torch.where(rise > 0, level + missing / rise, torch.inf)
+        level = torch.where(settled, level, stepped)
+        settled |= (missing <= _NEWTON_TOLERANCE * need) | ~(rise > 0)
+        if bool(settled.all()):
             break
     return level
 

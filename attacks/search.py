@@ -26,13 +26,16 @@ from attacks.threat import Threat
 Lanes = dict[str, Tensor]
 """The state of the searches under way: named tensors with one row a lane.
 
-Among them the originals `x`, their classes `y`, and `bar`, the margin that a claim must exceed: 0, or less where the
-search runs in a cheaper copy, or that of the last claim that was refused.
+Among them the originals `x`, their classes `y`, and `bar`, the margin that a claim must exceed: just below 0, so that
+a tie is put to the judge once; less where the search runs in a cheaper copy; after a refusal what was refused, at most 0.
 """
 
 DEFAULT_LANES = 250
 _IDLE_SHARE = 1 / 8
 """Idle lanes are cut off when they are this share of all: cutting copies the others."""
+_TIE = 1e-30
+_FLOOR = -5e3
+"""No logits differ that much, but those of classes whose clusters are all excluded from D-nearest inference do."""
 _PATIENCE = 10
 """Steps that claims wait for company while lanes stand idle."""
 
@@ -96,12 +99,13 @@ class Method(Protocol):
 class Found:
     """`x_adv`: the image that broke a sample, else the end point of its last run; `run`: the first run that broke
     it, else -1; `margin`: the largest margin of any step (of a survivor; -inf if no step was allowed);
-    `stalled`: met a zero or non-finite gradient."""
+    `stalled`: met a zero or non-finite gradient; `abandoned`: some search of it was given up as hopeless."""
 
     x_adv: Float[Tensor, "n c h w"]
     run: Int[Tensor, " n"]
     margin: Float[Tensor, " n"]
     stalled: Bool[Tensor, " n"]
+    abandoned: Bool[Tensor, " n"]
 
     @property
     def broken(self) -> Bool[Tensor, " n"]:
@@ -121,7 +125,7 @@ def search(
 ) -> Found:
     """Run a method on every sample until it is broken or its runs are used up, or abandoned by `give_up`.
 
-    A step's image is claimed when its margin is positive (or within the model's `slack` below, where the
+    A step's image is claimed when its margin is positive or 0 (or within the model's `slack` below, where the
     search runs in a cheaper copy); only `confirm`, the judge of the true model, makes a claim a break.
     """
     return _Scheduler(model, method, x, y, threat, seed, sample_ids, give_up).carry_out()
@@ -133,9 +137,13 @@ def lanes_of(model: Classifier) -> int:
 
 
 def clean_margin(model: Classifier, x: Tensor, y: Tensor) -> Float[Tensor, " n"]:
-    """The margins of the images as they are, below 0 where they are classified correctly."""
+    """The margins of the images as they are, below 0 where they are classified correctly.
+
+    -inf where a mask of D-nearest inference hides every wrong class: progress cannot be told there.
+    """
     with torch.no_grad():
-        return outputs(model, x).margin(y)
+        margin = outputs(model, x).margin(y)
+    return margin.masked_fill(margin < _FLOOR, -torch.inf)
 
 
 class _Scheduler:
@@ -167,6 +175,7 @@ class _Scheduler:
         self.lanes: Lanes = {}
         self.live = torch.zeros(0, dtype=torch.bool)
         self.waited = 0
+        self.abandoned = torch.zeros(n, dtype=torch.bool)
         self.checkpoints = give_up.checkpoints if give_up else ()
         self.clean_margin = clean_margin(model, x, y).cpu() if give_up and n else torch.zeros(n)
 
@@ -187,14 +196,21 @@ class _Scheduler:
         for sample, run in self.stalls:
             stalled[sample[run <= self.won[sample]]] = True
         run = torch.where(self.won < self.method.runs, self.won, -1)
-        return Found(self.x_adv, run.to(self.y), self.best_margin.to(self.x), stalled.to(self.y.device))
+        device = self.y.device
+        return Found(
+            self.x_adv, run.to(self.y), self.best_margin.to(self.x), stalled.to(device), self.abandoned.to(device)
+        )
 
     def _step(self) -> None:
         progress = self.method.advance(self.model, self.lanes, self.threat)
-        margin = torch.where(self.live, progress.margin.detach().float().cpu(), -torch.inf)
+        shown = progress.margin.detach().float().cpu().nan_to_num(nan=-torch.inf)
+        margin = torch.where(self.live, shown, -torch.inf)
         sample, run = self.lanes["sample"], self.lanes["run"]
         self.best_margin.scatter_reduce_(0, sample, margin, "amax")
-        finished = progress.finished.cpu() | self._hopeless(progress.tried.cpu(), margin)
+        finished = progress.finished.cpu()
+        hopeless = self.live & self._hopeless(progress.tried.cpu(), margin) & ~finished
+        self.abandoned[sample[hopeless]] = True
+        finished |= hopeless
         claimed = self.live & (margin > self.lanes["bar"])
         ended = self.live & finished & ~claimed
         if bool(ended.any()):
@@ -203,7 +219,7 @@ class _Scheduler:
             rows = torch.nonzero(claimed).flatten()
             claim = {k: v[rows.to(v.device)] for k, v in self.lanes.items()}
             claim |= {"claim": progress.images[rows.to(progress.images.device)].detach().clone()}
-            claim |= {"finished": finished[rows], "bar": margin[rows]}
+            claim |= {"finished": finished[rows], "bar": margin[rows].clamp_max(0.0)}
             self.parked.append(claim)
         gone = claimed | ended
         if bool(gone.any()):
@@ -219,7 +235,8 @@ class _Scheduler:
         self.lanes["best_margin"], self.lanes["tried_before"] = best, tried.clone()
         clean = self.clean_margin[self.lanes["sample"]]
         for images, left in self.checkpoints:
-            hopeless |= (before < images) & (tried >= images) & (best < left * clean)
+            # While no allowed image was shown, best is -inf, and nothing is known.
+            hopeless |= (before < images) & (tried >= images) & (best > -torch.inf) & (best < left * clean)
         return hopeless
 
     def _end(self, lanes: Lanes, ended: Tensor, images: Tensor) -> None:
@@ -294,7 +311,7 @@ class _Scheduler:
         x, y = self.x[rows], self.y[rows]
         own = self.method.begin(self.model, Tasks(x, y, runs.to(self.y), generators), self.threat)
         n = len(tasks)
-        scheduled = {"x": x, "y": y, "sample": samples, "run": runs, "bar": torch.full((n,), -self.slack)}
+        scheduled = {"x": x, "y": y, "sample": samples, "run": runs, "bar": torch.full((n,), -max(self.slack, _TIE))}
         if self.checkpoints:
             scheduled |= {"best_margin": torch.full((n,), -torch.inf), "tried_before": torch.zeros(n).long()}
         return {**own, **scheduled}

@@ -69,7 +69,7 @@ class Square:
         with torch.no_grad():
             images = self._propose(lanes, threat, ahead)
             seen, labels = outputs(model, images), y.repeat_interleave(ahead)
-            judged = seen.margin(labels).to(lanes["value"]).reshape(-1, ahead)
+            judged = seen.margin(labels).to(lanes["value"]).nan_to_num(nan=-torch.inf).reshape(-1, ahead)
             value = judged
             if seen.judged is not seen.logits:
                 value = margin(seen.logits, labels).to(judged).reshape(-1, ahead)
@@ -77,7 +77,7 @@ class Square:
         end = ((tried // _CHECK + 1) * _CHECK).clamp_max(self.queries + 1)
         within = tried[:, None] + torch.arange(ahead, device=y.device) < end[:, None]
         better = value > lanes["value"][:, None]
-        event = (better | (judged > lanes["bar"][:, None])) & within
+        event = (better | (judged > lanes["bar"].to(judged)[:, None])) & within
         last = torch.where(event.any(dim=1), event.int().argmax(dim=1), within.sum(dim=1) - 1)
         row = torch.arange(len(y), device=y.device)
         shown = images[row * ahead + last]

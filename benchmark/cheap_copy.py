@@ -15,7 +15,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from attacks.contract import ClusteringClassifier, best_other, decision
-from benchmark.instrument import LANES, SHAPES, rounds_alike
+from benchmark.instrument import LANES, SHAPES, exact_arithmetic, instrument, rounds_alike
+from model_zoo.adapter import judged_by
 
 MOST_DISAGREEMENT = 0.02
 """Beyond this fraction of clean images predicted otherwise, the copy is not used."""
@@ -118,13 +119,17 @@ def _layers_met(model: nn.Module, image: Tensor) -> list[nn.Module]:
 
 
 def prepare_search(
-    model: nn.Module, x: Float[Tensor, "n *image"], y: Tensor, device: torch.device, wanted: str
+    model: nn.Module, x: Float[Tensor, "n *image"], y: Tensor, device: torch.device, wanted: str, lanes: int
 ) -> Searched:
-    """What to search in, tried on the data set's first images: a bfloat16 copy unless `wanted` is float32."""
+    """What to search in, tried on the data set's first images: a bfloat16 copy unless `wanted` is float32.
+
+    No pass will hold more than about `lanes` images.
+    """
+    exact_arithmetic(device)
     searched = Searched(model) if wanted == "float32" else cheap_copy(model, x, y, device)
-    if rounds_alike(searched.model, x[:LANES].to(device)):
-        return replace(searched, shapes=SHAPES)
-    return searched
+    shapes = tuple(shape for shape in SHAPES if shape <= max(lanes, SHAPES[0]))
+    alike = rounds_alike(searched.model, x[:LANES].to(device), shapes)
+    return replace(searched, shapes=shapes) if alike else searched
 
 
 @torch.no_grad()
@@ -135,7 +140,8 @@ def cheap_copy(model: nn.Module, x: Float[Tensor, "n *image"], y: Tensor, device
     x, y = x[:CALIBRATION].to(device), y[:CALIBRATION].to(device)
     try:
         twin = in_bfloat16(model, x[:1]).eval()
-        true, cheap = decision(model, x), decision(twin, x)
+        judged = judged_by(model)
+        true, cheap = (decision(instrument(part, device, judged), x) for part in (model, twin))
     except Exception as error:
         return Searched(model, refused=f"a bfloat16 copy raised {type(error).__name__}")
     if torch.equal(true, cheap):  # nothing in it runs in bfloat16

@@ -76,7 +76,7 @@ def evaluate(
         loaded = LoadedModel(name, name, model, fingerprint(model), flags=flags)
         request = check_request(config, dataset, (loaded,), where)
         units = plan(request)
-        searched = prepare_search(model, dataset.x, dataset.y, where, search)
+        searched = prepare_search(model, dataset.x, dataset.y, where, search, batch_size)
         outcomes = [
             run_unit(
                 unit,

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from attacks.registry import resolve as resolve_attack
 from benchmark import datasets
 from benchmark.cheap_copy import Searched, prepare_search
 from benchmark.datasets import Dataset
@@ -56,7 +57,9 @@ class _Worker:
             )
         named = unit.params.get("surrogate")
         surrogate = _model(named, self.device).model if isinstance(named, str) else None
-        searched = _searched(unit.model, self.device, self.dataset, self.data_root, unit.search)
+        searched = None
+        if resolve_attack(unit.attack).entry.searches:
+            searched = _searched(unit.model, self, unit.search)
         return run_unit(unit, data, model, surrogate, device=device, batch_size=self.batch_size, searched=searched)
 
 
@@ -71,9 +74,9 @@ def _model(name: str, device: str) -> LoadedModel:
 
 
 @functools.cache
-def _searched(name: str, device: str, dataset: str, root: Path | None, search: str) -> Searched:
-    data = _dataset(dataset, root)
-    return prepare_search(_model(name, device).model, data.x, data.y, torch.device(device), search)
+def _searched(name: str, worker: _Worker, search: str) -> Searched:
+    data, model = _dataset(worker.dataset, worker.data_root), _model(name, worker.device).model
+    return prepare_search(model, data.x, data.y, torch.device(worker.device), search, worker.batch_size)
 
 
 def run(request: Request, store: Store, data_root: Path | None, advance: Callable[[int, int], Advance]) -> Report:

@@ -65,7 +65,7 @@ def run_unit(
     if not attack.entry.searches:
         searched = Searched(model.model)
     elif searched is None:
-        searched = prepare_search(model.model, dataset.x, dataset.y, device, unit.search)
+        searched = prepare_search(model.model, dataset.x, dataset.y, device, unit.search, batch_size)
     attacked = instrument(searched.model, device, judged_by(model.model))
     attacked.lanes, attacked.slack = batch_size, searched.slack
     attacked.shapes = searched.shapes or attacked.shapes

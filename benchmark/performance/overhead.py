@@ -46,7 +46,7 @@ def measure(task: tuple[str, str]) -> tuple[float, float]:
     torch.set_num_threads(1)
     keep_freed_memory()
     data, model = datasets.load("fashion-mnist"), load("pgd-at", "cpu").model
-    searched = prepare_search(model, data.x, data.y, CPU, arithmetic)
+    searched = prepare_search(model, data.x, data.y, CPU, arithmetic, LANES)
     prepared = instrument(searched.model, CPU)
     prepared.lanes, prepared.slack = LANES, searched.slack
     prepared.shapes = (LANES,)

@@ -150,6 +150,26 @@ def test_what_the_judge_refuses_goes_on() -> None:
     assert sum(model.judged) == 6
 
 
+def test_a_tie_is_put_to_the_judge_once_and_positive_margins_always() -> None:
+    script = torch.full((2, 1, LENGTH), 0.1)
+    script[0, 0, 3] = 0.5
+    script[1, 0, 2:6] = torch.tensor([0.5, 0.5, 0.9, 0.8])
+
+    class Strict(Level):
+        def confirm(self, x: Tensor, y: Tensor, x_adv: Tensor, threat: Threat) -> Tensor:
+            del x, threat
+            self.judged.append(len(y))
+            return (x_adv.flatten(1)[:, 0] - 0.8).abs() < 1e-3
+
+    found, _ = carry_out(script, Level())
+    assert found.run.tolist() == [0, 0]
+    assert found.x_adv.flatten(1)[:, 0].tolist() == [0.5, 0.5]
+    strict = Strict()
+    found, _ = carry_out(script, strict)
+    assert found.run.tolist() == [-1, 0]
+    assert sum(strict.judged) == 4
+
+
 def test_a_margin_is_judged_again_only_where_it_rose() -> None:
     script = torch.full((1, 1, LENGTH), 0.49)
     script[0, 0, 6] = 0.495

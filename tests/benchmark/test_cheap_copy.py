@@ -103,8 +103,8 @@ def test_a_copy_that_predicts_otherwise_is_refused_and_the_record_says_so(data: 
 
 def test_float32_is_searched_in_where_that_is_asked_for(data: Dataset) -> None:
     model = load_model("nominal", "cpu").model
-    assert prepare_search(model, data.x, data.y, CPU, "float32").model is model
-    assert prepare_search(model, data.x, data.y, CPU, "auto").arithmetic == "bfloat16"
+    assert prepare_search(model, data.x, data.y, CPU, "float32", LANES).model is model
+    assert prepare_search(model, data.x, data.y, CPU, "auto", LANES).arithmetic == "bfloat16"
 
 
 def test_what_a_copy_finds_is_judged_by_the_model(data: Dataset) -> None:
@@ -131,7 +131,7 @@ def test_what_a_copy_finds_is_judged_by_the_model(data: Dataset) -> None:
 def test_the_zoos_models_round_alike_in_all_shapes(name: str, data: Dataset) -> None:
     """Were it not so, one shape would be taken for all passes, and searches would cost more."""
     model = load_model(name, "cpu").model
-    assert rounds_alike(model, data.x[:LANES])
+    assert rounds_alike(model, data.x[:20], SHAPES)
     one, several = FixedBatch(model, LANES), FixedBatch(model, *SHAPES)
     for n in (1, 9, 33, 130, 251):
         assert torch.equal(one(data.x[:n]), several(data.x[:n]))
@@ -142,7 +142,7 @@ def test_a_model_that_depends_on_its_batch_does_not_round_alike() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return x.flatten(1) - x.flatten(1).mean(dim=0)
 
-    assert not rounds_alike(Centred(), digits(LANES)[0])
+    assert not rounds_alike(Centred(), digits(LANES)[0], SHAPES)
 
 
 def test_an_instrumented_model_is_what_searches_ask_for(data: Dataset) -> None:

@@ -176,8 +176,9 @@ def table(known: list[Measurement], samples: int, verdict_samples: int, rounds: 
         "",
         f"`make compare-peers` on {datetime.now(UTC):%Y-%m-%d}, commit {known[0]['commit'][:10]}, "
         f"{provenance.machine(CPU)}; " + ", ".join(f"{name} {version(name)}" for name in VERSIONS) + ".",
-        f"Fashion-MNIST test images, linf 8/255; seconds are medians of {rounds} rounds over {samples} samples (pgd100 of the "
-        "peers: one round). "
+        "Fashion-MNIST test images, linf 8/255; "
+        f"seconds are medians of {rounds} rounds over {samples} samples (pgd100 of "
+        "the peers: one round). "
         "In brackets: the reference's (or peer's) seconds over ours.",
         "",
         f"## AutoAttack: seconds, {samples} samples",
