@@ -27,7 +27,7 @@ Lanes = dict[str, Tensor]
 """The state of the searches under way: named tensors with one row a lane.
 
 Among them the originals `x`, their classes `y`, and `bar`, the margin that a claim must exceed: just below 0, so that
-a tie is put to the judge once; less where the search runs in a cheaper copy; after a refusal what was refused, at most 0.
+a tie is put to the judge once; less where the search runs in a cheaper copy; after a refusal the refused margin, or 0.
 """
 
 DEFAULT_LANES = 250
@@ -122,13 +122,16 @@ def search(
     seed: int,
     sample_ids: Int[Tensor, " n"],
     give_up: GiveUp | None = None,
+    spared: Bool[Tensor, " n"] | None = None,
 ) -> Found:
     """Run a method on every sample until it is broken or its runs are used up, or abandoned by `give_up`.
+
+    `spared` samples are never abandoned.
 
     A step's image is claimed when its margin is positive or 0 (or within the model's `slack` below, where the
     search runs in a cheaper copy); only `confirm`, the judge of the true model, makes a claim a break.
     """
-    return _Scheduler(model, method, x, y, threat, seed, sample_ids, give_up).carry_out()
+    return _Scheduler(model, method, x, y, threat, seed, sample_ids, give_up, spared).carry_out()
 
 
 def lanes_of(model: Classifier) -> int:
@@ -137,13 +140,19 @@ def lanes_of(model: Classifier) -> int:
 
 
 def clean_margin(model: Classifier, x: Tensor, y: Tensor) -> Float[Tensor, " n"]:
-    """The margins of the images as they are, below 0 where they are classified correctly.
+    """The margins of the images as they are, below 0 where they are classified correctly: the measure of progress.
 
-    -inf where a mask of D-nearest inference hides every wrong class: progress cannot be told there.
+    -inf where progress cannot be told by it: the attack climbs another head than the one that is judged, the
+    outputs are none below 0 (probabilities or raw scores, which saturate), or a mask of D-nearest inference
+    hides every wrong class.
     """
     with torch.no_grad():
-        margin = outputs(model, x).margin(y)
-    return margin.masked_fill(margin < _FLOOR, -torch.inf)
+        seen = outputs(model, x)
+    margin = seen.margin(y)
+    unknown = margin < _FLOOR
+    if seen.judged is not seen.logits:
+        unknown |= True
+    return margin.masked_fill(unknown | (seen.logits.amin(dim=1) >= 0), -torch.inf)
 
 
 class _Scheduler:
@@ -157,6 +166,7 @@ class _Scheduler:
         seed: int,
         sample_ids: Tensor,
         give_up: GiveUp | None,
+        spared: Tensor | None,
     ):
         self.model, self.method, self.threat = model, method, threat
         self.x, self.y, self.seed, self.sample_ids = x, y, seed, sample_ids.cpu()
@@ -178,6 +188,8 @@ class _Scheduler:
         self.abandoned = torch.zeros(n, dtype=torch.bool)
         self.checkpoints = give_up.checkpoints if give_up else ()
         self.clean_margin = clean_margin(model, x, y).cpu() if give_up and n else torch.zeros(n)
+        if spared is not None:
+            self.clean_margin[spared.cpu()] = -torch.inf
 
     def carry_out(self) -> Found:
         while True:
@@ -234,9 +246,11 @@ class _Scheduler:
         best, before = torch.maximum(self.lanes["best_margin"], margin), self.lanes["tried_before"]
         self.lanes["best_margin"], self.lanes["tried_before"] = best, tried.clone()
         clean = self.clean_margin[self.lanes["sample"]]
+        stalled = self.lanes["stalled"].cpu() if "stalled" in self.lanes else torch.zeros_like(hopeless)
         for images, left in self.checkpoints:
             # While no allowed image was shown, best is -inf, and nothing is known.
             hopeless |= (before < images) & (tried >= images) & (best > -torch.inf) & (best < left * clean)
+            hopeless &= ~stalled  # no gradient, no progress: that says nothing of the sample
         return hopeless
 
     def _end(self, lanes: Lanes, ended: Tensor, images: Tensor) -> None:

@@ -58,6 +58,14 @@ class Bfloat16Clustering(Bfloat16):
         self._clustering = clustering
 
     @property
+    def judged(self) -> nn.Module:
+        """The head that decides a prediction, over the same distances."""
+        inner = judged_by(self.model)
+        if inner is self.model or not isinstance(inner, ClusteringClassifier):
+            return self
+        return Bfloat16Clustering(inner, inner)
+
+    @property
     def cluster_labels(self) -> Tensor:
         return self._clustering.cluster_labels
 
@@ -140,8 +148,7 @@ def cheap_copy(model: nn.Module, x: Float[Tensor, "n *image"], y: Tensor, device
     x, y = x[:CALIBRATION].to(device), y[:CALIBRATION].to(device)
     try:
         twin = in_bfloat16(model, x[:1]).eval()
-        judged = judged_by(model)
-        true, cheap = (decision(instrument(part, device, judged), x) for part in (model, twin))
+        true, cheap = (decision(instrument(part, device), x) for part in (model, twin))
     except Exception as error:
         return Searched(model, refused=f"a bfloat16 copy raised {type(error).__name__}")
     if torch.equal(true, cheap):  # nothing in it runs in bfloat16

@@ -114,14 +114,11 @@ class FixedBatchClustering(FixedBatch):
         return self._clustering is not self._judged
 
 
-def instrument(model: nn.Module, device: torch.device, judged: nn.Module | None = None) -> FixedBatch:
-    """Wrap a model for evaluation on a device.
-
-    `judged` is the head whose prediction decides, by default the model's own word on it.
-    """
+def instrument(model: nn.Module, device: torch.device) -> FixedBatch:
+    """Wrap a model for evaluation on a device."""
     exact_arithmetic(device)
     shape = CPU_SHAPE if device.type == "cpu" else ACCELERATOR_SHAPE
-    judged = judged_by(model) if judged is None else judged
+    judged = judged_by(model)
     if isinstance(model, ClusteringClassifier) and isinstance(judged, ClusteringClassifier):
         return FixedBatchClustering(model, model, judged, shape).eval()
     return FixedBatch(model, shape).eval()

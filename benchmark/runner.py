@@ -66,7 +66,7 @@ def run_unit(
         searched = Searched(model.model)
     elif searched is None:
         searched = prepare_search(model.model, dataset.x, dataset.y, device, unit.search, batch_size)
-    attacked = instrument(searched.model, device, judged_by(model.model))
+    attacked = instrument(searched.model, device)
     attacked.lanes, attacked.slack = batch_size, searched.slack
     attacked.shapes = searched.shapes or attacked.shapes
     confirming = instrument(judged_by(model.model), device)

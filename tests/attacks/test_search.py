@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from attacks.contract import Classifier
-from attacks.search import Found, GiveUp, Lanes, Progress, Tasks, search
+from attacks.search import Found, GiveUp, Lanes, Progress, Tasks, clean_margin, search
 from attacks.threat import Threat
 
 THREAT = Threat("linf", 1.0)
@@ -201,3 +201,12 @@ def test_a_hopeless_search_is_abandoned_at_its_checkpoint_and_a_promising_one_is
     assert method.shown[(0, 0)] == 3
     assert method.shown[(2, 0)] == 3
     assert method.shown[(1, 0)] == LENGTH
+
+
+def test_progress_is_unknown_where_a_mask_hides_every_wrong_class() -> None:
+    def model(x: Tensor) -> Tensor:
+        """The first sample's wrong class is excluded, far below anything a network says."""
+        return torch.tensor([[0.0, -1e4], [0.0, -3.0]])[: len(x)]
+
+    margins = clean_margin(model, torch.zeros(2, 1, 1, 1), torch.zeros(2, dtype=torch.int64))
+    assert margins.tolist() == [-torch.inf, -3.0]

@@ -174,7 +174,7 @@ def table(known: list[Measurement], samples: int, verdict_samples: int, rounds: 
     lines = [
         "# Our attacks beside other libraries'",
         "",
-        f"`make compare-peers` on {datetime.now(UTC):%Y-%m-%d}, commit {known[0]['commit'][:10]}, "
+        f"`make compare-peers` on {datetime.now(UTC):%Y-%m-%d}, commit {known[-1]['commit'][:10]}, "
         f"{provenance.machine(CPU)}; " + ", ".join(f"{name} {version(name)}" for name in VERSIONS) + ".",
         "Fashion-MNIST test images, linf 8/255; "
         f"seconds are medians of {rounds} rounds over {samples} samples (pgd100 of "
