@@ -11,7 +11,7 @@ from attacks.registry import resolve as resolve_attack
 from benchmark import cheap_copy as module
 from benchmark.cheap_copy import Searched, cheap_copy, in_bfloat16, prepare_search
 from benchmark.datasets import Dataset, load
-from benchmark.instrument import LANES, SHAPES, FixedBatch, instrument, rounds_alike
+from benchmark.instrument import LANES, SHAPES, FixedBatch, FixedBatchClustering, instrument, rounds_alike
 from benchmark.runner import run_unit
 from model_zoo.registry import LoadedModel
 from model_zoo.registry import load as load_model
@@ -158,3 +158,15 @@ def test_the_share_of_time_in_the_model_is_a_share(data: Dataset, tmp_path: Path
     assert record.samples_per_second == pytest.approx(100 / record.seconds)
     assert record.forwards >= record.backwards > 0
     assert [w == unit.attack for w in record.winners] == [v is Verdict.BROKEN for v in record.verdicts]
+
+
+def test_a_copy_has_as_many_heads_as_its_model(data: Dataset) -> None:
+    """Predictions of a copy attacked through its scores are judged by the stable head too."""
+    magnet = magnet_for(data)
+    for model, heads in ((magnet, 1), (magnet.seen_through("scores"), 2)):
+        for searched in (model, in_bfloat16(model, data.x[:1])):
+            wrapped = instrument(searched, CPU)
+            assert isinstance(wrapped, FixedBatchClustering)
+            assert wrapped.two_headed == (heads == 2)
+            distances = wrapped.squared_distances(data.x[:60])
+            assert torch.equal(wrapped.decide(distances), magnet.logits_from_distances(distances))

@@ -177,7 +177,7 @@ def table(known: list[Measurement], samples: int, verdict_samples: int, rounds: 
         f"`make compare-peers` on {datetime.now(UTC):%Y-%m-%d}, commit {known[-1]['commit'][:10]}, "
         f"{provenance.machine(CPU)}; " + ", ".join(f"{name} {version(name)}" for name in VERSIONS) + ".",
         "Fashion-MNIST test images, linf 8/255; "
-        f"seconds are medians of {rounds} rounds over {samples} samples (pgd100 of "
+        f"seconds are medians of {rounds} round(s) over {samples} samples (pgd100 of "
         "the peers: one round). "
         "In brackets: the reference's (or peer's) seconds over ours.",
         "",
@@ -206,9 +206,9 @@ def table(known: list[Measurement], samples: int, verdict_samples: int, rounds: 
         truth = standing("autoattack", REFERENCE, model, n)
         cells = [f"{len(left := standing(a, 'ours', model, n))} ({agreement(truth, left, n):.1f} %)" for a in OURS]
         own = [standing("autoattack", REFERENCE, model, samples, seed) for seed in range(rounds)]
-        least = min(agreement(a, b, samples) for a in own for b in own)
+        least = f"; {min(agreement(a, b, samples) for a in own for b in own):.1f} %" if rounds > 1 else ""
         counts = ", ".join(str(len(s)) for s in own)
-        lines.append(f"| {model} | {len(truth)} | {' | '.join(cells)} | {counts}; {least:.1f} % |")
+        lines.append(f"| {model} | {len(truth)} | {' | '.join(cells)} | {counts}{least} |")
     lines += [
         "",
         f"Seconds over {n} samples, one round; in brackets pyautoattack's over ours:",
