@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from attacks.contract import ClusteringClassifier, best_other, decision
+from benchmark.fast_layers import FirstConvolution, StridedPointwise, has_phases, is_strided_pointwise
 from benchmark.instrument import LANES, SHAPES, exact_arithmetic, instrument, rounds_alike
 from model_zoo.adapter import judged_by
 
@@ -103,12 +104,17 @@ def has_bfloat16(device: torch.device) -> bool:
 def in_bfloat16(model: nn.Module, image: Float[Tensor, "1 *image"]) -> nn.Module:
     """A copy of the model that runs in bfloat16 but for the first layer that `image` meets and the last."""
     twin = copy.deepcopy(model)
-    layers = _layers_met(twin, image)
-    for layer in layers[:1] + layers[-1:]:
-        for parent in list(twin.modules()):
-            for name, child in list(parent.named_children()):
-                if child is layer and not isinstance(parent, _Float32):
-                    setattr(parent, name, _Float32(layer))
+    met = _layers_met(twin, image)
+    stand_ins: dict[nn.Module, nn.Module] = {
+        layer: StridedPointwise(cast(nn.Conv2d, layer)) for layer in met if is_strided_pointwise(layer)
+    }
+    stand_ins |= {layer: _Float32(layer) for layer in met[:1] + met[-1:]}
+    if len(met) > 1 and has_phases(met[0]):
+        stand_ins[met[0]] = FirstConvolution(cast(nn.Conv2d, met[0]))
+    for parent in list(twin.modules()):
+        for name, child in list(parent.named_children()):
+            if child in stand_ins:
+                setattr(parent, name, stand_ins[child])
     return Bfloat16Clustering(twin, twin) if isinstance(twin, ClusteringClassifier) else Bfloat16(twin)
 
 
