@@ -1,12 +1,12 @@
 """What an attack is given and what it hands back."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from jaxtyping import Bool, Float, Float64, Int
+from torch import Tensor, nn
 
 from attacks.threat import Threat
 
@@ -35,6 +35,25 @@ class ClusteringClassifier(Protocol):
 
 
 @runtime_checkable
+class EmbeddingClassifier(ClusteringClassifier, Protocol):
+    """A clustering classifier whose parts a verifier may read.
+
+    Squared distances are ||f(x) - centroid||^2 for the features f(x) = `backbone`(x), (n, d); of the `nearest`
+    clusters (of any class) of a sample, each class has the sum of exp(-distance / (2 variance)); None: of all,
+    1: the nearest cluster decides.
+    """
+
+    @property
+    def backbone(self) -> nn.Module: ...
+
+    @property
+    def centroids(self) -> Tensor: ...
+
+    @property
+    def nearest(self) -> int | None: ...
+
+
+@runtime_checkable
 class SeenThroughHead(ClusteringClassifier, Protocol):
     """A clustering classifier attacked through one head and judged by another, over the same distances.
 
@@ -56,6 +75,9 @@ class AttackResult:
     proved; `claimed` (n,) those the attack took for broken and left alone from then on; `winners` names for
     each sample the part of an ensemble that broke it, None where none did; `flags` are sentences about
     anything that touches trust.
+
+    A verifier also gives `radii` (n,): no image within that distance of the original breaks the model (NaN
+    where nothing is known), and `proofs`: arrays from which its certificates can be checked again.
     """
 
     x_adv: Float[Tensor, "n *image"]
@@ -63,6 +85,8 @@ class AttackResult:
     claimed: Bool[Tensor, " n"] | None = None
     winners: tuple[str | None, ...] | None = None
     flags: tuple[str, ...] = ()
+    radii: Float64[Tensor, " n"] | None = None
+    proofs: Mapping[str, Tensor] | None = None
 
 
 class Attack(Protocol):

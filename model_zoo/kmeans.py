@@ -36,6 +36,7 @@ class KMeansClassifier(nn.Module):
             raise ValueError(f"variance must be positive, got {variance}")
         flat = centroids.detach().flatten(1).float()
         self.num_classes, self.variance = num_classes, float(variance)
+        self.backbone, self.nearest = nn.Flatten(), 1
         self.register_buffer("centroids", flat)
         self.register_buffer("labels", labels.detach().long())
         # Distances are taken from the centroids' mean: shorter vectors, smaller rounding errors.
