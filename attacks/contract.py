@@ -54,6 +54,14 @@ class EmbeddingClassifier(ClusteringClassifier, Protocol):
 
 
 @runtime_checkable
+class NearestCentroidClassifier(EmbeddingClassifier, Protocol):
+    """A nearest-centroid classifier in input space: its backbone flattens the image, its `nearest` is 1."""
+
+    def distance_error(self, lower: Tensor, upper: Tensor) -> Tensor:
+        """How far `squared_distances` may be off for images between lower and upper (n, d): bounds (n, k)."""
+
+
+@runtime_checkable
 class SeenThroughHead(ClusteringClassifier, Protocol):
     """A clustering classifier attacked through one head and judged by another, over the same distances.
 

@@ -15,13 +15,22 @@ from typing import Any
 from torch import Tensor
 
 from attacks.autoattack import ENSEMBLES, autoattack
-from attacks.contract import AttackResult, Classifier
+from attacks.certify import certify
+from attacks.contract import (
+    AttackResult,
+    Classifier,
+    ClusteringClassifier,
+    EmbeddingClassifier,
+    NearestCentroidClassifier,
+)
+from attacks.exact import exact
+from attacks.exact_radius import exact_radius
 from attacks.losses import margin
 from attacks.magnet import magnet_pgd
 from attacks.noise import noise
 from attacks.pgd import pgd
 from attacks.reference import MIN_CLASSES, autoattack_reference
-from attacks.threat import Threat
+from attacks.threat import NORMS, Threat
 from attacks.transfer import transfer
 
 Scalar = str | int | float | bool | None
@@ -31,7 +40,8 @@ Scalar = str | int | float | bool | None
 class AttackEntry:
     """An attack of the registry, and what it asks of the model.
 
-    `clustering` attacks need squared distances to centroids. `searches` attacks run on `attacks.search`: they
+    `needs` is the protocol that a model must follow. `verifies`: it proves as well as breaks, reads the judged model's
+    own parts, and knows the `norms` only. `searches` attacks run on `attacks.search`: they
     schedule a unit's samples themselves, and may search in a cheaper copy since the true model confirms their
     claims. `whole_unit` attacks must see all samples of a unit at once, because their random numbers belong
     to the batch; a user's attack might be one.
@@ -39,7 +49,9 @@ class AttackEntry:
 
     summary: str
     run: Callable[..., AttackResult]
-    clustering: bool = False
+    needs: type[Any] = object
+    norms: tuple[str, ...] = NORMS
+    verifies: bool = False
     searches: bool = False
     whole_unit: bool = False
     min_classes: int = 2
@@ -75,13 +87,13 @@ ATTACKS: dict[str, AttackEntry] = {
     "magnet100": AttackEntry(
         "PGD on the Magnet loss, 100 steps, 10 restarts",
         functools.partial(magnet_pgd, steps=100, restarts=10, step_size=None),
-        clustering=True,
+        needs=ClusteringClassifier,
         searches=True,
     ),
     "magnet100-published": AttackEntry(
         "the papers' Magnet attack, which masks its own gradients",
         functools.partial(magnet_pgd, steps=100, restarts=10, step_size=None, published=True, alpha=12.5),
-        clustering=True,
+        needs=ClusteringClassifier,
         searches=True,
     ),
     "autoattack": AttackEntry(
@@ -111,6 +123,30 @@ ATTACKS: dict[str, AttackEntry] = {
         whole_unit=True,
         min_classes=MIN_CLASSES,
     ),
+    "exact": AttackEntry(
+        "every sample decided: an image that breaks it, or a proof",
+        exact,
+        needs=NearestCentroidClassifier,
+        norms=("linf", "l2"),
+        verifies=True,
+    ),
+    "exact-radius": AttackEntry(
+        "exact, and each sample's distance to the decision boundary",
+        exact_radius,
+        needs=NearestCentroidClassifier,
+        norms=("linf", "l2"),
+        verifies=True,
+    ),
+    "certify": AttackEntry(
+        "Theorem 1 of ClusTR, by a proven Lipschitz constant", certify, needs=EmbeddingClassifier, verifies=True
+    ),
+}
+
+NEEDS: dict[type[Any], str] = {
+    object: "any model",
+    ClusteringClassifier: "a clustering classifier",
+    EmbeddingClassifier: "a clustering classifier whose backbone can be read",
+    NearestCentroidClassifier: "a nearest-centroid classifier in input space",
 }
 
 

@@ -1,5 +1,6 @@
 """The set of allowed images, and everything that differs from norm to norm."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -13,6 +14,10 @@ from torch import Tensor
 Norm = Literal["linf", "l2", "l1"]
 FloatArray = npt.NDArray[np.float32]
 NORMS: tuple[Norm, ...] = get_args(Norm)
+
+TOLERANCE = 1e-6
+"""How far beyond eps an image is still allowed (absolute, in the threat's norm), and up to which verifiers prove:
+float32 rounding of x +- eps exceeds eps by up to 3e-8 on many pixels."""
 
 _TINY = 1e-12
 _L1_SHARE = 0.05
@@ -37,6 +42,11 @@ class Threat:
             raise ValueError(f"threat.norm must be one of {', '.join(NORMS)}, got {self.norm!r}")
         if not self.eps >= 0:
             raise ValueError(f"threat.eps must be at least 0, got {self.eps}")
+
+    def diameter(self, pixels: int) -> float:
+        """The largest distance of two images of so many pixels inside the box."""
+        width = self.upper - self.lower
+        return {"linf": width, "l2": width * math.sqrt(pixels), "l1": width * pixels}[self.norm]
 
     def project(self, x: Float[Tensor, "n *image"], x_adv: Float[Tensor, "n *image"]) -> Tensor:
         """The allowed image nearest to `x_adv` (linf, l1), or the clamped scaling towards `x` (l2).

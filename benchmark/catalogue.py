@@ -31,14 +31,14 @@ def models() -> Catalogue:
 
 def attacks() -> Catalogue:
     """The registry of attacks, with what can be set."""
-    from attacks.registry import ATTACKS, resolve
+    from attacks.registry import ATTACKS, NEEDS, resolve
 
     lines: Lines = []
     for name, entry in ATTACKS.items():
         if name == "clean":
             continue
         params = ", ".join(f"{k}={'auto' if v is None else v}" for k, v in resolve(name).params.items())
-        lines.append((name, entry.summary, "clustering" if entry.clustering else "any", params))
+        lines.append((name, entry.summary, NEEDS[entry.needs].removeprefix("a ").removesuffix(" model"), params))
     return ("attack", "what it is", "models", "parameters (NAME@key=value,...)"), lines
 
 

@@ -44,6 +44,10 @@ def run(
     samples: Annotated[int | None, typer.Option(help="How many test images, from the first on.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of all random numbers.")] = None,
     search: Annotated[str | None, typer.Option(help="auto (a bfloat16 copy where it pays) or float32.")] = None,
+    skip_certified: Annotated[
+        bool | None,
+        typer.Option("--skip-certified/--no-skip-certified", help="Leave alone what a verifier of this run proves."),
+    ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Samples attacked at a time; memory, not numbers.")] = None,
     workers: Annotated[int | None, typer.Option(help="Processes; 0: one a core.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
@@ -54,6 +58,7 @@ def run(
     from benchmark.config import build_config, read_config
     from benchmark.resolve import resolve
     from benchmark.run import run as run_request
+    from results.curves import curves_table
     from results.render import terminal
 
     if config is not None and config_option is not None:
@@ -67,6 +72,7 @@ def run(
         "samples": samples,
         "seed": seed,
         "search": search,
+        "skip_certified": skip_certified,
         "batch_size": batch_size,
         "workers": workers,
         "device": device,
@@ -80,6 +86,8 @@ def run(
     with store.opened(checked.identity()), _progress("units") as advance:
         report = run_request(request, store, data_root, advance)
     print(terminal(report.rows))
+    if report.curves:
+        print(curves_table(report.curves))
     print(f"leaderboard: {store.folder / 'leaderboard.md'} and {store.folder / 'leaderboard.csv'}")
     if report.failures:
         _say(f"{len(report.failures)} units failed and have no verdict; run again to try them again")
@@ -148,6 +156,20 @@ def report(
     print(FORMATS[form](rows), end="")
     if any(row.done < row.n for row in rows):
         raise typer.Exit(GATE_FAILED)
+
+
+@app.command()
+def reproduce(
+    paper: Annotated[str, typer.Argument(help="Paper by name: clustr.")],
+    item: Annotated[str | None, typer.Argument(help="Its figure or table, such as fig3; default: all.")] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="Seed; repeat for several. Default: 0 to 4.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of figures and CSV.")] = None,
+) -> None:
+    """Run a paper's experiment again and print what of its statement is reproduced."""
+    from benchmark.reproduce import reproduce as reports
+
+    for text in reports(paper, item, out, seed or range(5)):
+        print(text)
 
 
 @app.command(name="list")

@@ -50,6 +50,7 @@ class RunConfig(BaseModel):
     `unit_size` samples form a unit of work: what a kill can lose, and the batch that a whole-batch attack
     (pyautoattack) sees. `batch_size` samples are attacked at a time: it changes memory, not numbers. `search`
     "auto" lets attacks search in a bfloat16 copy where the processor has bfloat16; "float32" does not.
+    `skip_certified`: attacks leave alone the samples that a verifier of the same run proves.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -62,6 +63,7 @@ class RunConfig(BaseModel):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     unit_size: Annotated[int, Field(ge=1)] = 200
     search: Literal["auto", "float32"] = "auto"
+    skip_certified: bool = True
     batch_size: Annotated[int, Field(ge=1)] = 250
     device: str = "auto"
     workers: Annotated[int, Field(ge=0)] = 0

@@ -17,7 +17,7 @@ from benchmark.runner import Outcome, run_unit
 from model_zoo.external import fingerprint
 from model_zoo.registry import LoadedModel
 from results.leaderboard import Row, leaderboard
-from results.records import Verdict
+from results.records import Verdict, certified_samples
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,10 @@ def evaluate(
         request = check_request(config, dataset, (loaded,), where)
         units = plan(request)
         searched = prepare_search(model, dataset.x, dataset.y, where, search, batch_size)
-        outcomes = [
-            run_unit(
+        outcomes: list[Outcome] = []
+        certified: dict[str, frozenset[int]] = {}
+        for unit in sorted(units, key=lambda unit: not unit.proves):
+            outcome = run_unit(
                 unit,
                 dataset,
                 loaded,
@@ -86,9 +88,10 @@ def evaluate(
                 device=where,
                 batch_size=batch_size,
                 searched=searched,
+                certified=frozenset().union(*(certified[key] for key in unit.certificates)),
             )
-            for unit in units
-        ]
+            certified[unit.key] = certified_samples(outcome.record)
+            outcomes.append(outcome)
     finally:
         for part in training:
             part.training = True

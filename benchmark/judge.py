@@ -7,10 +7,7 @@ from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
 from attacks.contract import Classifier, best_other
-from attacks.threat import Threat
-
-TOLERANCE = 1e-6
-"""Absolute, in the threat's norm: float32 rounding of x +- eps exceeds eps by up to 3e-8 on many pixels."""
+from attacks.threat import TOLERANCE, Threat
 
 
 class ModelFault(RuntimeError):

@@ -1,15 +1,14 @@
 """Everything a run names, looked up and tried before any work: data, models, attacks."""
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from attacks.contract import ClusteringClassifier
-from attacks.registry import AttackError, ResolvedAttack
+from attacks.registry import NEEDS, AttackError, ResolvedAttack
 from attacks.registry import resolve as resolve_attack
+from attacks.threat import Threat
 from benchmark import datasets
 from benchmark.config import RunConfig
 from benchmark.datasets import Dataset
@@ -49,8 +48,7 @@ def check_request(
     if config.samples > len(dataset.x):
         raise RequestError(f"samples: {dataset.name} has {len(dataset.x)} test images, got {config.samples}")
     for threat in config.threats:
-        pixels = dataset.x[0].numel()
-        largest = {"linf": 1.0, "l2": math.sqrt(pixels), "l1": float(pixels)}[threat.norm]
+        largest = Threat(threat.norm, threat.eps).diameter(dataset.x[0].numel())
         if threat.eps > largest:
             raise RequestError(
                 f"eps must be in (0, {largest:.4g}] for {threat.norm} on {dataset.name} (the box's diagonal), "
@@ -69,7 +67,10 @@ def check_request(
             )
         if not any(applies(attack, model) for model in models):
             names = ", ".join(model.name for model in models)
-            raise RequestError(f"attack {attack.name} needs a clustering classifier; none among {names}")
+            raise RequestError(f"attack {attack.name} needs {NEEDS[attack.entry.needs]}; none among {names}")
+        for threat in config.threats:
+            if threat.norm not in attack.entry.norms:
+                raise RequestError(f"attack {attack.name} knows {' and '.join(attack.entry.norms)}, not {threat.norm}")
     return Request(config, dataset, models, attacks, surrogates)
 
 
@@ -80,8 +81,9 @@ def surrogate_of(unit: WorkUnit, surrogates: dict[str, LoadedModel]) -> nn.Modul
 
 
 def applies(attack: ResolvedAttack, model: LoadedModel) -> bool:
-    """Whether an attack can be run on a model at all."""
-    return not attack.entry.clustering or isinstance(model.model, ClusteringClassifier)
+    """Whether an attack can be run on a model at all; a verifier reads the judged head."""
+    target = judged_by(model.model) if attack.entry.verifies else model.model
+    return isinstance(target, attack.entry.needs)
 
 
 def choose_device(name: str) -> torch.device:

@@ -3,8 +3,8 @@
 import functools
 import logging
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -19,8 +19,9 @@ from benchmark.resolve import Request, choose_device
 from benchmark.runner import Outcome, run_unit
 from model_zoo.registry import LoadedModel, load
 from results.aggregate import standing, verdicts_by_sample
-from results.leaderboard import Row, leaderboard
-from results.records import UnitRecord, WorkUnit
+from results.curves import Curve, curves, radii_csv
+from results.leaderboard import Row, check_sound, leaderboard
+from results.records import UnitRecord, WorkUnit, certified_samples
 from results.render import FORMATS
 from results.store import Store, write_whole
 
@@ -31,10 +32,11 @@ Advance = Callable[[], None]
 
 @dataclass(frozen=True)
 class Report:
-    """The rows of all finished units, and the units that failed."""
+    """The rows of all finished units, the units that failed, and the curves of verifiers that left radii."""
 
     rows: list[Row]
     failures: list[Failure]
+    curves: list[Curve]
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,7 @@ class _Worker:
     data_root: Path | None
     device: str
     batch_size: int
+    certified: "_Certified" = field(default_factory=lambda: _Certified({}))
 
     def __call__(self, unit: WorkUnit) -> Outcome:
         device = torch.device(self.device)
@@ -59,8 +62,31 @@ class _Worker:
         surrogate = _model(named, self.device).model if isinstance(named, str) else None
         searched = None
         if resolve_attack(unit.attack).entry.searches:
-            searched = _searched(unit.model, self, unit.search)
-        return run_unit(unit, data, model, surrogate, device=device, batch_size=self.batch_size, searched=searched)
+            searched = _searched(unit.model, unit.search, self.dataset, self.data_root, self.device, self.batch_size)
+        return run_unit(
+            unit,
+            data,
+            model,
+            surrogate,
+            device=device,
+            batch_size=self.batch_size,
+            searched=searched,
+            certified=self.certified.by(unit),
+        )
+
+
+@dataclass(frozen=True)
+class _Certified:
+    """The samples that verifiers' units certify, by the units' keys."""
+
+    samples: Mapping[str, frozenset[int]]
+
+    def by(self, unit: WorkUnit) -> frozenset[int]:
+        """Those that a unit relies on; RuntimeError where a verifier's unit is not done."""
+        missing = [key for key in unit.certificates if key not in self.samples]
+        if missing:
+            raise RuntimeError("a verifier's unit that says which samples to leave alone failed")
+        return frozenset().union(*(self.samples[key] for key in unit.certificates))
 
 
 @functools.cache
@@ -74,14 +100,15 @@ def _model(name: str, device: str) -> LoadedModel:
 
 
 @functools.cache
-def _searched(name: str, worker: _Worker, search: str) -> Searched:
-    data, model = _dataset(worker.dataset, worker.data_root), _model(name, worker.device).model
-    return prepare_search(model, data.x, data.y, torch.device(worker.device), search, worker.batch_size)
+def _searched(name: str, search: str, dataset: str, root: Path | None, device: str, batch_size: int) -> Searched:
+    data, model = _dataset(dataset, root), _model(name, device).model
+    return prepare_search(model, data.x, data.y, torch.device(device), search, batch_size)
 
 
 def run(request: Request, store: Store, data_root: Path | None, advance: Callable[[int, int], Advance]) -> Report:
-    """Carry out the pending units of a request and write the leaderboard into the run's folder.
+    """Carry out the pending units of a request, verifiers first, and write the leaderboard into the run's folder.
 
+    Raises UnsoundError, with both pieces of evidence, as soon as a sample is broken and certified.
     `advance(total, done)` is called once and returns what is called after each unit.
     """
     config = request.config
@@ -90,18 +117,25 @@ def run(request: Request, store: Store, data_root: Path | None, advance: Callabl
     todo = pending(units, store.keys())
     tick = advance(len(units), len(units) - len(todo))
     device = choose_device(config.device)
-    worker = _Worker(config.dataset, data_root, device.type, config.batch_size)
     workers = config.workers or (1 if device.type == "cuda" else os.cpu_count() or 1)
-    failures = []
-    for number, outcome in enumerate(execute(worker, _longest_first(todo), workers), start=1):
-        if isinstance(outcome, Failure):
-            failures.append(outcome)
-            logger.error("unit failed: %s: %s", outcome.unit, outcome.reason)
-        else:
-            store.write(outcome.record, outcome.adversarial)
-            logger.info("unit %d of %d: %s", number, len(todo), _told(outcome.record))
-        tick()
-    return Report(write_leaderboard(units, store), failures)
+    failures, number = [], 0
+    relying = [unit for unit in todo if unit.certificates]
+    for phase in ([unit for unit in todo if not unit.certificates], relying):
+        verifiers = store.read(unit for unit in units if unit.proves)
+        certified = _Certified({record.key: certified_samples(record) for record in verifiers})
+        worker = _Worker(config.dataset, data_root, device.type, config.batch_size, certified)
+        for outcome in execute(worker, _longest_first(phase), workers):
+            number += 1
+            if isinstance(outcome, Failure):
+                failures.append(outcome)
+                logger.error("unit failed: %s: %s", outcome.unit, outcome.reason)
+            else:
+                store.write(outcome.record, outcome.adversarial, outcome.proofs)
+                logger.info("unit %d of %d: %s", number, len(todo), _told(outcome.record))
+                check_sound([*verifiers, outcome.record])
+            tick()
+    rows = write_leaderboard(units, store)
+    return Report(rows, failures, write_radii(units, store))
 
 
 def write_leaderboard(units: Sequence[WorkUnit], store: Store) -> list[Row]:
@@ -112,10 +146,18 @@ def write_leaderboard(units: Sequence[WorkUnit], store: Store) -> list[Row]:
     return rows
 
 
+def write_radii(units: Sequence[WorkUnit], store: Store) -> list[Curve]:
+    """radii.csv in the run's folder, where a verifier left radii."""
+    found = curves(store.read(unit for unit in units if unit.proves), store.read_proofs)
+    if found:
+        write_whole(store.folder / "radii.csv", radii_csv(found).encode())
+    return found
+
+
 def _longest_first(units: Sequence[WorkUnit]) -> list[WorkUnit]:
-    """Ensembles before single attacks, so that no core is left alone with a long unit at the end."""
+    """Verifiers, then ensembles before single attacks, so that no core is left alone with a long unit at the end."""
     ranks = ("autoattack-reference", "autoattack-plus", "autoattack")
-    return sorted(units, key=lambda unit: ranks.index(unit.attack) if unit.attack in ranks else len(ranks))
+    return sorted(units, key=lambda u: -1 if u.proves else ranks.index(u.attack) if u.attack in ranks else len(ranks))
 
 
 def _told(record: UnitRecord) -> str:

@@ -1,10 +1,13 @@
 """k-means in pixel space as a classifier."""
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Float64, Int
 from torch import Tensor, nn
 
 from model_zoo.clusters import by_class, check_clusters, class_index
+
+_LARGEST = 1.0e10
+"""Squared distances of this size are still proven: 1e4 below them is not lost in float32."""
 
 
 class KMeansClassifier(nn.Module):
@@ -58,6 +61,32 @@ class KMeansClassifier(nn.Module):
         with torch.autocast(x.device.type, enabled=False):  # a small difference of large terms
             a = x.flatten(1) - self.center
             return torch.addmm(self.norms + (a * a).sum(dim=1, keepdim=True), a, self.offsets.T, alpha=-2.0)
+
+    def distance_error(self, lower: Float[Tensor, "n d"], upper: Float[Tensor, "n d"]) -> Float64[Tensor, "n k"]:
+        """A proven bound of the rounding error of `squared_distances` for float32 images between lower and upper.
+
+        Up to a term that is the same for all centroids: the error of ||x - center||^2, added to each. A distance is
+        then a sum of d + 2 terms, which the matrix product may add in any order, its start included. So its error is
+        at most gamma = m u / (1 - m u) with m = d + 16 relative to the sum of absolute values (Higham 2002, section
+        3.1; m covers the roundings of x - center, of the factors and of what is added). To that come the errors of
+        offsets and norms, which are known, and underflow. Infinite where float32 could overflow, or
+        lose the distance at which a class without a centroid is kept. Holds for float32 products, torch's default:
+        not for TF32 or bfloat16 ones.
+        """
+        unit = 2.0**-24
+        roundings = (lower.shape[1] + 16) * unit
+        gamma = roundings / (1 - 2.0 * roundings) if roundings < 0.25 else torch.inf  # 2: the terms are rounded too
+        center, offsets = self.center.double(), self.offsets.double()
+        lower, upper = lower.to(center), upper.to(center)
+        furthest = torch.maximum((lower - center).abs(), (upper - center).abs())
+        true_offsets = self.centroids.double() - center
+        squares = furthest.square().sum(dim=1, keepdim=True) + self.norms.double()
+        rounded = gamma * (squares + 2.0 * furthest @ offsets.abs().T)
+        known = 2.0 * furthest @ (offsets - true_offsets).abs().T
+        known += (self.norms.double() - true_offsets.square().sum(dim=1)).abs()
+        underflow = 4.0 * lower.shape[1] * 2.0**-126
+        error: Tensor = torch.where(squares < _LARGEST, rounded + known + underflow, torch.inf)
+        return error
 
     def logits_from_distances(self, squared_distances: Float[Tensor, "n k"]) -> Float[Tensor, "n classes"]:
         return by_class(-squared_distances, self.index, self.real).amax(dim=2)

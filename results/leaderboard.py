@@ -8,23 +8,26 @@ from dataclasses import dataclass, field
 
 from results.aggregate import (
     Proportion,
+    UnsoundError,
     certified,
     standing,
     verdicts_by_sample,
     wilson,
     worst_case,
 )
-from results.records import UnitRecord, Verdict, WorkUnit
+from results.records import UnitRecord, Verdict, WorkUnit, certified_samples
 
 
 @dataclass(frozen=True)
 class Row:
     """One model under one threat.
 
-    `attacks` holds each attack alone, over all `n` samples; an attack that is not done is missing there.
+    `attacks` holds each attack alone, over all `n` samples, verifiers among them; an attack that is not done is missing
+    there. `proofs` holds what each verifier certified.
     `robust_upper` is the worst case per sample over all attacks of the classifier, through every head it
     was attacked; `robust_lower` the proven part. Both are None until every planned unit is done, and so is
-    `rank`. `rank` is shared by the rows of one classifier.
+    `rank`. `rank` is shared by the rows of one classifier. `missed`: how many of the `exactly_broken` samples, which
+    a verifier broke, each attack left standing; its blind spot.
     """
 
     model: str
@@ -40,6 +43,9 @@ class Row:
     robust_upper: Proportion | None
     robust_lower: Proportion | None
     flags: list[str] = field(default_factory=list)
+    proofs: dict[str, Proportion] = field(default_factory=dict)
+    missed: dict[str, int] = field(default_factory=dict)
+    exactly_broken: int = 0
 
 
 Classifier = tuple[str, str, str, str, str, float]
@@ -84,26 +90,72 @@ def _rows_of(units: list[WorkUnit], done: dict[str, UnitRecord]) -> list[Row]:
     """The rows of one classifier, one for each head it is attacked through."""
     records = [done[unit.key] for unit in units if unit.key in done]
     complete = len(records) == len(units)
+    check_sound(records)
     worst: dict[int, Verdict] = {}
     if complete:
         worst = worst_case(verdicts_by_sample([record]) for record in records)
+    truth = _exactly_broken(records) if complete else frozenset()
     models = dict.fromkeys(unit.model for unit in units)
-    return [_row(model, [u for u in units if u.model == model], done, worst if complete else None) for model in models]
+    return [
+        _row(model, [u for u in units if u.model == model], done, worst if complete else None, truth)
+        for model in models
+    ]
 
 
-def _row(model: str, units: list[WorkUnit], done: dict[str, UnitRecord], worst: dict[int, Verdict] | None) -> Row:
+def check_sound(records: Sequence[UnitRecord]) -> None:
+    """Raise UnsoundError, naming both records, for a sample that is broken in one and certified in another."""
+    proofs: dict[tuple[Classifier, int], UnitRecord] = {}
+    for record in records:
+        if record.unit.proves:
+            proofs |= {(_classifier(record.unit), sample): record for sample in certified_samples(record)}
+    for record in records:
+        for sample, verdict in zip(record.sample_ids, record.verdicts, strict=True):
+            proof = proofs.get((_classifier(record.unit), sample))
+            if verdict is Verdict.BROKEN and proof is not None:
+                raise UnsoundError(
+                    f"sample {sample} is both broken and certified ({record.unit.norm} {record.unit.eps:.4g}): "
+                    f"{record.unit.model} under {record.unit.attack}, image in units/{record.key}.safetensors; "
+                    f"{proof.unit.model} under {proof.unit.attack}, proof in units/{proof.key}.proofs.safetensors"
+                )
+
+
+def _exactly_broken(records: Iterable[UnitRecord]) -> frozenset[int]:
+    """The samples that verifiers broke: the truth about them is known."""
+    return frozenset(
+        sample
+        for record in records
+        if record.unit.proves
+        for sample, verdict in zip(record.sample_ids, record.verdicts, strict=True)
+        if verdict is Verdict.BROKEN
+    )
+
+
+def _row(
+    model: str,
+    units: list[WorkUnit],
+    done: dict[str, UnitRecord],
+    worst: dict[int, Verdict] | None,
+    truth: frozenset[int],
+) -> Row:
     n = len({sample for unit in units for sample in range(unit.start, unit.stop)})
     parts: dict[str, list[WorkUnit]] = defaultdict(list)
     for unit in units:
         parts[unit.attack].append(unit)
     cells: dict[str, Proportion] = {}
     flagged: dict[str, list[str]] = {}
+    missed: dict[str, int] = {}
+    proofs: dict[str, Proportion] = {}
     for attack, attack_units in parts.items():
         records = [done[unit.key] for unit in attack_units if unit.key in done]
         for flag in dict.fromkeys(flag for record in records for flag in record.flags):
             flagged.setdefault(flag, []).append(attack)
         if len(records) == len(attack_units):
-            cells[attack] = wilson(standing(verdicts_by_sample(records)), n)
+            verdicts = verdicts_by_sample(records)
+            cells[attack] = wilson(standing(verdicts), n)
+            if attack_units[0].proves:
+                proofs[attack] = wilson(certified(verdicts), n)
+            elif truth and attack != "clean":
+                missed[attack] = standing({sample: v for sample, v in verdicts.items() if sample in truth})
     first = units[0]
     return Row(
         model=model,
@@ -122,6 +174,9 @@ def _row(model: str, units: list[WorkUnit], done: dict[str, UnitRecord], worst: 
             f"{', '.join(names)}: {flag}" if len(names) == 1 or names != list(parts) else flag
             for flag, names in flagged.items()
         ],
+        proofs=proofs,
+        missed=missed,
+        exactly_broken=len(truth),
     )
 
 

@@ -6,7 +6,7 @@ from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-PROTOCOL = 2
+PROTOCOL = 3
 """Raised when a change of the code may change a number; no table mixes two protocols."""
 
 Scalar = str | int | float | bool | None
@@ -25,7 +25,8 @@ class WorkUnit(BaseModel):
     """One attack on one model over samples start..stop-1; everything its numbers depend on.
 
     `group` names the classifier behind a head: units of one group judge the same classifier. `eps` is in
-    input units; `search` is the arithmetic that attacks were asked to search in (auto, float32). Commit,
+    input units; `search` is the arithmetic that attacks were asked to search in (auto, float32). `proves` marks a
+    verifier's unit; `certificates` are the keys of those whose certified samples this unit leaves alone. Commit,
     device and batch size are provenance, not identity.
     """
 
@@ -44,6 +45,8 @@ class WorkUnit(BaseModel):
     stop: int
     seed: int
     search: str = "auto"
+    proves: bool = False
+    certificates: tuple[str, ...] = ()
     protocol: int = PROTOCOL
 
     @property
@@ -76,7 +79,9 @@ class UnitRecord(BaseModel):
     depend on how many searches ran side by side; `model_time_ratio` is the share of `seconds` spent in the
     model; `search` is the arithmetic searched in. `flags` are sentences about anything that touches trust.
     `adversarial_sha256` is the checksum of the safetensors file with the broken samples' images, None where
-    no sample broke.
+    no sample broke. A verifier's record has `radii`, in the unit's norm, within which nothing breaks a sample
+    (None: unknown), and `proofs_sha256`, the checksum of the file with its proofs. A sample that the unit's
+    `certificates` prove is certified here as well, without having been attacked.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -89,6 +94,7 @@ class UnitRecord(BaseModel):
     predictions: list[int]
     verdicts: list[Verdict]
     distances: list[float | None]
+    radii: list[float | None]
     winners: list[str | None]
     forwards: int
     backwards: int
@@ -98,13 +104,22 @@ class UnitRecord(BaseModel):
     search: str
     flags: list[str]
     adversarial_sha256: str | None
+    proofs_sha256: str | None
     provenance: Provenance
 
     @model_validator(mode="after")
     def _consistent(self) -> "UnitRecord":
         if self.key != self.unit.key:
             raise ValueError("key does not belong to unit")
-        arrays = (self.labels, self.clean_predictions, self.predictions, self.verdicts, self.distances, self.winners)
+        arrays = (
+            self.labels,
+            self.clean_predictions,
+            self.predictions,
+            self.verdicts,
+            self.distances,
+            self.radii,
+            self.winners,
+        )
         if self.sample_ids != list(range(self.unit.start, self.unit.stop)):
             raise ValueError("sample_ids are not the unit's samples")
         if any(len(array) != len(self.sample_ids) for array in arrays):
@@ -115,3 +130,9 @@ class UnitRecord(BaseModel):
 def canonical_json(model: BaseModel) -> bytes:
     """JSON with sorted keys and no spaces: the same bytes for the same content."""
     return json.dumps(model.model_dump(mode="json"), sort_keys=True, separators=(",", ":")).encode()
+
+
+def certified_samples(record: UnitRecord) -> frozenset[int]:
+    """The samples that a record proves."""
+    pairs = zip(record.sample_ids, record.verdicts, strict=True)
+    return frozenset(sample for sample, verdict in pairs if verdict is Verdict.CERTIFIED)

@@ -14,9 +14,9 @@ from results.aggregate import Proportion
 from results.leaderboard import Row
 
 LEGEND = (
-    "Robust accuracy in %, each attack alone over all n samples; worst: per sample over all attacks on the "
-    "classifier, through every head, with its 95 % Wilson interval. ↳ the same classifier attacked through "
-    "another head. – not applicable."
+    "Robust accuracy in %, each attack alone over all n samples. robust_lower: what is proven; robust_upper: what "
+    "stands per sample after all attacks on the classifier, through every head, with its 95 % Wilson interval. ↳ the same "
+    "classifier attacked through another head. – not applicable."
 )
 
 
@@ -72,6 +72,7 @@ def as_csv(rows: Sequence[Row]) -> str:
         named = {
             "clean": row.clean,
             **row.attacks,
+            **{f"{name}_proves": proof for name, proof in row.proofs.items()},
             "robust_upper": row.robust_upper,
             "robust_lower": row.robust_lower,
         }
@@ -105,10 +106,16 @@ def row_object(row: Row) -> dict[str, Any]:
             name: {"robust_accuracy": p.value, "low": p.low, "high": p.high, "n": p.n}
             for name, p in row.attacks.items()
         },
+        "proofs": {
+            name: {"certified_accuracy": p.value, "low": p.low, "high": p.high, "n": p.n}
+            for name, p in row.proofs.items()
+        },
         "robust_upper": row.robust_upper.value if row.robust_upper else None,
         "robust_upper_low": row.robust_upper.low if row.robust_upper else None,
         "robust_upper_high": row.robust_upper.high if row.robust_upper else None,
         "robust_lower": row.robust_lower.value if row.robust_lower else None,
+        "exactly_broken": row.exactly_broken,
+        "missed": row.missed,
         "flags": row.flags,
     }
 
@@ -134,7 +141,8 @@ def _tables(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
 
 def _lines(rows: Sequence[Row]) -> list[dict[str, str]]:
     by_length = sorted(rows, key=lambda row: -len(row.attacks))  # the fullest row has the planned order
-    attacks = list(dict.fromkeys(name for row in by_length for name in row.attacks))
+    attacks = list(dict.fromkeys(name for row in by_length for name in row.attacks if name not in row.proofs))
+    verifiers = list(dict.fromkeys(name for row in by_length for name in row.proofs))
     lines = []
     seen: set[str] = set()
     for row in rows:
@@ -147,17 +155,31 @@ def _lines(rows: Sequence[Row]) -> list[dict[str, str]]:
             "clean": _percent(row.clean),
         }
         line |= {name: _percent(row.attacks.get(name)) for name in attacks}
+        line |= {f"{name} proves": _percent(row.proofs.get(name)) for name in verifiers}
+        line["robust_lower"] = _percent(row.robust_lower)
         if row.robust_upper:
             low, high = 100 * row.robust_upper.low, 100 * row.robust_upper.high
-            line["worst"] = f"{_percent(row.robust_upper)} ({low:.1f}–{high:.1f})"
+            line["robust_upper"] = f"{_percent(row.robust_upper)} ({low:.1f}–{high:.1f})"
         else:
-            line["worst"] = f"{row.done}/{row.n} done" if row.done < row.n else "other heads not done"
+            line["robust_upper"] = f"{row.done}/{row.n} done" if row.done < row.n else "other heads not done"
         lines.append(line)
     return lines
 
 
 def _notes(rows: Sequence[Row]) -> list[str]:
-    return [f"{row.model}: {flag}" for row in rows for flag in row.flags]
+    return [f"{row.model}: {note}" for row in rows for note in (*_blind_spots(row), *row.flags)]
+
+
+def _blind_spots(row: Row) -> list[str]:
+    """What each attack missed of what a verifier broke, and what is left between the two bounds."""
+    if not row.exactly_broken or row.robust_upper is None or row.robust_lower is None:
+        return []
+    missed = [f"{count} by {attack}" for attack, count in row.missed.items()]
+    left = round((row.robust_upper.value - row.robust_lower.value) * row.n)
+    spots = [f"of {row.exactly_broken} samples broken by exact verification, missed: {', '.join(missed)}"] * bool(
+        missed
+    )
+    return [*spots, f"{left} samples neither broken nor certified"]
 
 
 def _percent(proportion: Proportion | None) -> str:

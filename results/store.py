@@ -118,10 +118,12 @@ class Store:
         """Keys of the units that are done."""
         return {path.stem for path in self.units.glob("*.json")}
 
-    def write(self, record: UnitRecord, adversarial: bytes | None) -> None:
-        """Write the images first, then the record, which says that the unit is done."""
+    def write(self, record: UnitRecord, adversarial: bytes | None, proofs: bytes | None = None) -> None:
+        """Write images and proofs first, then the record, which says that the unit is done."""
         if adversarial is not None:
             write_whole(self.units / f"{record.key}.safetensors", adversarial)
+        if proofs is not None:
+            write_whole(self.units / f"{record.key}.proofs.safetensors", proofs)
         write_whole(self.units / f"{record.key}.json", record.model_dump_json(indent=1).encode())
 
     def read(self, units: Iterable[WorkUnit]) -> list[UnitRecord]:
@@ -131,15 +133,11 @@ class Store:
 
     def read_adversarial(self, record: UnitRecord) -> dict[str, NDArray[Any]]:
         """`sample_ids` (b,) and `x_adv` (b, c, h, w) float32 of the broken samples, checked by sha256."""
-        path = self.units / f"{record.key}.safetensors"
-        try:
-            payload = path.read_bytes()
-            arrays = load_arrays(payload)
-        except (OSError, SafetensorError) as error:
-            raise StoreError(f"{path} cannot be read: {error}") from None
-        if hashlib.sha256(payload).hexdigest() != record.adversarial_sha256:
-            raise StoreError(f"{path} is not the file its record was written with (sha256 differs)")
-        return arrays
+        return _arrays(self.units / f"{record.key}.safetensors", record.adversarial_sha256)
+
+    def read_proofs(self, record: UnitRecord) -> dict[str, NDArray[Any]]:
+        """The arrays of a verifier's proofs, checked by sha256."""
+        return _arrays(self.units / f"{record.key}.proofs.safetensors", record.proofs_sha256)
 
     def _read_one(self, key: str) -> UnitRecord:
         path = self.units / f"{key}.json"
@@ -156,9 +154,25 @@ class Store:
         return record
 
 
+def _arrays(path: Path, sha256: str | None) -> dict[str, NDArray[Any]]:
+    try:
+        payload = path.read_bytes()
+        arrays = load_arrays(payload)
+    except (OSError, SafetensorError) as error:
+        raise StoreError(f"{path} cannot be read: {error}") from None
+    if hashlib.sha256(payload).hexdigest() != sha256:
+        raise StoreError(f"{path} is not the file its record was written with (sha256 differs)")
+    return arrays
+
+
 def pack_adversarial(sample_ids: NDArray[np.int64], x_adv: NDArray[np.float32]) -> bytes:
     """The bytes of a safetensors file with the broken samples' images."""
-    return save_arrays({"sample_ids": np.ascontiguousarray(sample_ids), "x_adv": np.ascontiguousarray(x_adv)})
+    return pack({"sample_ids": sample_ids, "x_adv": x_adv})
+
+
+def pack(arrays: Mapping[str, NDArray[Any]]) -> bytes:
+    """The bytes of a safetensors file."""
+    return save_arrays({name: np.ascontiguousarray(array) for name, array in arrays.items()})
 
 
 def write_whole(path: Path, payload: bytes) -> None:

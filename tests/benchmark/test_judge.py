@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from attacks.threat import Norm, Threat
-from benchmark.judge import TOLERANCE, ModelFault, judge, predict
+from attacks.threat import TOLERANCE, Norm, Threat
+from benchmark.judge import ModelFault, judge, predict
 from tests.benchmark.builders import Threshold
 
 ALWAYS_WRONG = torch.tensor([[0.0, 1.0]])

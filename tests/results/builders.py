@@ -23,7 +23,9 @@ UNIT: dict[str, Any] = {
     "stop": 4,
     "seed": 0,
     "search": "auto",
-    "protocol": 2,
+    "proves": False,
+    "certificates": [],
+    "protocol": 3,
 }
 
 PROVENANCE = Provenance(
@@ -48,6 +50,7 @@ def record(of: WorkUnit, verdicts: str, flags: tuple[str, ...] = ()) -> UnitReco
         predictions=[1 if v in (M, B) else 0 for v in found],
         verdicts=found,
         distances=[of.eps if v is B else None for v in found],
+        radii=[None for _ in found],
         winners=[of.attack if v is B else None for v in found],
         forwards=1,
         backwards=1,
@@ -57,6 +60,7 @@ def record(of: WorkUnit, verdicts: str, flags: tuple[str, ...] = ()) -> UnitReco
         search="float32",
         flags=list(flags),
         adversarial_sha256=None,
+        proofs_sha256=None,
         provenance=PROVENANCE,
     )
 

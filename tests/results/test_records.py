@@ -24,6 +24,8 @@ CHANGES: dict[str, Any] = {
     "stop": 5,
     "seed": 1,
     "search": "float32",
+    "proves": True,
+    "certificates": ["k"],
     "protocol": 1,
 }
 

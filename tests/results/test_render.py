@@ -111,18 +111,25 @@ def test_markdown_shows_percentages_with_two_decimals() -> None:
     cells = _cells(markdown([third]), "net")
     assert (cells["#"], cells["clean"], cells["pgd20"]) == ("1", "66.67", "33.33")
     interval = wilson(1, 3)
-    assert cells["worst"] == f"33.33 ({100 * interval.low:.1f}–{100 * interval.high:.1f})"
+    assert cells["robust_upper"] == f"33.33 ({100 * interval.low:.1f}–{100 * interval.high:.1f})"
 
 
 def test_markdown_shows_what_is_undefined_as_a_dash_and_the_progress_instead_of_the_worst_case() -> None:
     cells = _cells(markdown([row(), UNDEFINED]), "late")
-    assert cells == {"#": "", "model": "late", "clean": "–", "pgd20": "–", "worst": "100/200 done"}
+    assert cells == {
+        "#": "",
+        "model": "late",
+        "clean": "–",
+        "pgd20": "–",
+        "robust_lower": "–",
+        "robust_upper": "100/200 done",
+    }
 
 
 def test_markdown_shows_a_real_zero_as_zero() -> None:
     cells = _cells(markdown([row(attacks={"pgd20": wilson(0, 200)}, robust_upper=wilson(0, 200))]), "net")
     assert cells["pgd20"] == "0.00"
-    assert cells["worst"].startswith("0.00 (0.0–")
+    assert cells["robust_upper"].startswith("0.00 (0.0–")
 
 
 @pytest.mark.parametrize("form", ["terminal", "md"])

@@ -1,0 +1,107 @@
+"""Radii within which a clustering classifier cannot be broken, from distances, centroids and a Lipschitz constant.
+
+All take squared distances (n, k) of the samples' features to the centroids (k, d), in float64, the true classes y
+(n,), the centroids' classes (k,), and an l2 Lipschitz constant of the features; all give l2 radii in input units.
+"""
+
+import torch
+from jaxtyping import Float, Float64, Int
+from torch import Tensor
+
+_PART = 64
+"""Samples at a time: every wrong centroid meets every own one."""
+
+
+def hard_radii(
+    squared_distances: Float64[Tensor, "n k"],
+    y: Int[Tensor, " n"],
+    labels: Int[Tensor, " k"],
+    centroids: Float[Tensor, "k d"],
+    lipschitz: float,
+    slack: Float64[Tensor, " n"] | None = None,
+) -> Float64[Tensor, " n"]:
+    """Where the nearest centroid decides: min over wrong j, max over own i of (d_j^2 - d_i^2) / (2 L ||mu_j - mu_i||).
+
+    Centroid j wins only where it is at least as near as every own one, and Theorem 1 of ClusTR bounds the way to
+    that for each own i: so the longest counts. The papers' two nearest centroids are not enough: a wrong one that is
+    further away may be met sooner. Coinciding centroids tie everywhere and give 0. 0 for a misclassified sample,
+    inf where only one class has centroids. `slack` is what a sample's differences d_j^2 - d_i^2 may be off by.
+    """
+    slack = torch.zeros_like(squared_distances[:, 0]) if slack is None else slack
+    radii = torch.full((len(y),), torch.inf, dtype=torch.float64, device=y.device)
+    between = _between(centroids)
+    for true in y.unique().tolist():
+        own, wrong = labels == true, labels != true
+        if not bool(own.any()):
+            radii[y == true] = 0.0
+        elif bool(wrong.any()):
+            apart = between[wrong][:, own]
+            for rows in torch.nonzero(y == true).flatten().split(_PART):
+                near, far = squared_distances[rows][:, own], squared_distances[rows][:, wrong]
+                lead = far[:, :, None] - near[:, None, :] - slack[rows, None, None]
+                radii[rows] = _length(lead, 2.0 * lipschitz * apart, level=0.0).amax(dim=2).amin(dim=1)
+    return radii
+
+
+def soft_radii(
+    squared_distances: Float64[Tensor, "n k"],
+    y: Int[Tensor, " n"],
+    labels: Int[Tensor, " k"],
+    centroids: Float[Tensor, "k d"],
+    variance: float,
+    lipschitz: float,
+    slack: Float64[Tensor, " n"] | None = None,
+) -> Float64[Tensor, " n"]:
+    """Where all clusters count: min over wrong c of sigma^2 (g_y - g_c) / (L max_ij ||mu_yi - mu_cj||).
+
+    g_c is the log-sum-exp of -d^2 / (2 sigma^2) over class c. Its gradient by the features f is (m_c - f) / sigma^2
+    with m_c the mean of the class's centroids, weighted by the softmax; so that of g_y - g_c is (m_y - m_c) / sigma^2,
+    and the two convex hulls are nowhere further apart than at two of their corners. 0 for a misclassified sample, inf
+    where no other class has centroids. `slack` is what a sample's differences g_y - g_c may be off by.
+    """
+    slack = torch.zeros_like(squared_distances[:, 0]) if slack is None else slack
+    radii = torch.full((len(y),), torch.inf, dtype=torch.float64, device=y.device)
+    between = _between(centroids)
+    classes = labels.unique().tolist()
+    exponents = -squared_distances / (2.0 * variance)
+    logits = {c: exponents[:, labels == c].logsumexp(dim=1) for c in classes}
+    for true in y.unique().tolist():
+        rows = y == true
+        if true not in logits:
+            radii[rows] = 0.0
+            continue
+        for c in set(classes) - {true}:
+            apart = between[labels == true][:, labels == c].amax()
+            lead = logits[true][rows] - logits[c][rows] - slack[rows]
+            radii[rows] = torch.minimum(radii[rows], _length(variance * lead, lipschitz * apart, level=torch.inf))
+    return radii
+
+
+def eq3_bounds(
+    squared_distances: Float64[Tensor, "n k"], y: Int[Tensor, " n"], labels: Int[Tensor, " k"], lipschitz: float
+) -> tuple[Float64[Tensor, " n"], Float64[Tensor, " n"]]:
+    """(b - a) / (2 L) and (b + a) / (2 L), a and b the distances to the nearest own and the nearest wrong centroid.
+
+    Bhardwaj et al. 2022, eq. 3: bounds of the quantity of ClusTR's Theorem 1 for these two centroids, by the triangle
+    inequality. They are not bounds of the model's robustness: with several clusters a class not even Theorem 1's
+    quantity is a radius, and images beyond the upper one need not break the model. NaN for a misclassified sample, to
+    which the theorem does not apply.
+    """
+    own = labels[None, :] == y[:, None]
+    near = squared_distances.masked_fill(~own, torch.inf).amin(dim=1).clamp_min(0.0).sqrt()
+    far = squared_distances.masked_fill(own, torch.inf).amin(dim=1).clamp_min(0.0).sqrt()
+    right = near < far
+    lower, upper = ((far + sign * near) / (2.0 * lipschitz) for sign in (-1.0, 1.0))
+    return lower.where(right, torch.nan), upper.where(right, torch.nan)
+
+
+def _between(centroids: Tensor) -> Tensor:
+    """Distances of the centroids from one another, by differences: 0 exactly where two coincide."""
+    exact = centroids.double()
+    return torch.cdist(exact, exact, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+def _length(lead: Tensor, rate: Tensor, level: float) -> Tensor:
+    """How far a lead lasts that is lost at most at this rate; `level` where it is not lost at all, 0 without a lead."""
+    lasts = torch.where(rate > 0, lead / rate.clamp_min(torch.finfo(torch.float64).tiny), level)
+    return torch.where(lead > 0, lasts, 0.0)
