@@ -15,8 +15,8 @@ from results.leaderboard import Row
 
 LEGEND = (
     "Robust accuracy in %, each attack alone over all n samples. robust_lower: what is proven; robust_upper: what "
-    "stands per sample after all attacks on the classifier, through every head, with its 95 % Wilson interval. ↳ the same "
-    "classifier attacked through another head. – not applicable."
+    "stands per sample after all attacks on the classifier, through every head, with its 95 % Wilson interval. ↳ the "
+    "same classifier attacked through another head. – not applicable."
 )
 
 
