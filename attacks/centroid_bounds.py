@@ -108,8 +108,8 @@ def rounding(centroids: Centroids, balls: Balls) -> Float64[Tensor, "n k"]:
     """
     clusters, pixels = centroids.points.shape
     furthest = torch.maximum(balls.lower.abs(), balls.upper.abs()).norm(dim=1)
-    size = (furthest[:, None] + centroids.squared_norms.sqrt()).square()
-    return 8.0 * (pixels + clusters + 64) * 2.0**-53 * size
+    size: Tensor = (furthest[:, None] + centroids.squared_norms.sqrt()).square()
+    return size * (8.0 * (pixels + clusters + 64) * 2.0**-53)
 
 
 def weighted_bound(

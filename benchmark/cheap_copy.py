@@ -14,7 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from attacks.contract import ClusteringClassifier, best_other, decision
+from attacks.contract import ClusteringClassifier, decision
+from attacks.losses import margin
 from benchmark.fast_layers import FirstConvolution, StridedPointwise, has_phases, is_strided_pointwise
 from benchmark.instrument import LANES, SHAPES, exact_arithmetic, instrument, rounds_alike
 from model_zoo.adapter import judged_by
@@ -164,9 +165,5 @@ def cheap_copy(model: nn.Module, x: Float[Tensor, "n *image"], y: Tensor, device
     other = float((true.argmax(dim=1) != cheap.argmax(dim=1)).float().mean())
     if other > MOST_DISAGREEMENT:
         return Searched(model, refused=f"in bfloat16 {100 * other:.1f} % of clean images were predicted otherwise")
-    slack = float((_margin(true, y) - _margin(cheap, y)).abs().max())
+    slack = float((margin(true, y) - margin(cheap, y)).abs().max())
     return Searched(twin, slack=slack, arithmetic="bfloat16")
-
-
-def _margin(logits: Tensor, y: Tensor) -> Tensor:
-    return best_other(logits, y) - logits.gather(1, y[:, None]).squeeze(1)

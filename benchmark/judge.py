@@ -32,12 +32,13 @@ def judge(
     An image outside the threat, or not finite, breaks nothing. Raises ModelFault for outputs that are not
     finite logits.
     """
+    x_adv = x_adv.float()  # the image that is predicted and kept
     finite = x_adv.isfinite().flatten(1).all(dim=1)
     exact = x_adv.double()
     in_box = ((exact >= threat.lower) & (exact <= threat.upper)).flatten(1).all(dim=1)
     distances = threat.distance(x, x_adv)
     allowed = finite & in_box & (distances <= threat.eps + TOLERANCE)
-    images = torch.where(allowed.reshape(-1, *[1] * (x.ndim - 1)), x_adv.float(), x)
+    images = torch.where(allowed.reshape(-1, *[1] * (x.ndim - 1)), x_adv, x)
     right, predictions = predict(model, images, y)
     return Judgement(allowed, allowed & ~right, predictions, distances)
 

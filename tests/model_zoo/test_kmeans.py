@@ -3,9 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
 
 from model_zoo.kmeans import KMeansClassifier, majority_labels
-from tests.model_zoo.builders import brute_squared_distances, images
+from tests.model_zoo.builders import brute_squared_distances, images, tiny_kmeans
 
 LABELS = torch.tensor([0, 1, 2, 0, 1, 2, 0])
 
@@ -113,3 +116,96 @@ def test_majority_labels_agree_with_counting() -> None:
         members = [c for a, c in zip(assignments.tolist(), y.tolist(), strict=True) if a == cluster]
         expected.append(max(range(4), key=lambda c: (members.count(c), -c)))
     assert majority_labels(assignments, y, 9, 4).tolist() == expected
+
+
+def observed_error(model: KMeansClassifier, x: Tensor) -> Tensor:
+    """How far float32 distances are off against differences in long doubles, what all clusters share included."""
+    images, centroids = (part.detach().flatten(1).numpy().astype(np.longdouble) for part in (x, model.centroids))
+    true = np.stack([((images - c) ** 2).sum(axis=1) for c in centroids], axis=1)
+    return torch.from_numpy((model.squared_distances(x).numpy() - true).astype(np.float64))
+
+
+def assert_error_covered(model: KMeansClassifier, x: Tensor) -> None:
+    """For every pair of clusters, the difference of the distances is off by at most the sum of their bounds."""
+    flat = x.flatten(1).double()
+    bound, off = model.distance_error(flat, flat), observed_error(model, x)
+    assert bool((bound >= 0).all())
+    # (off_i - off_j) <= bound_i + bound_j for all i, j
+    assert bool(((off - bound).amax(dim=1) <= (off + bound).amin(dim=1)).all())
+
+
+@given(
+    seed=st.integers(0, 2**31 - 1),
+    side=st.sampled_from([1, 2, 8, 28]),
+    samples=st.sampled_from([1, 2, 7, 33]),
+    kind=st.sampled_from(["uniform", "faces", "constant", "close", "far", "tiny", "duplicates", "centroids"]),
+)
+@settings(max_examples=60, deadline=None, derandomize=True)
+def test_the_error_of_a_distance_stays_within_its_bound(seed: int, side: int, samples: int, kind: str) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.rand(samples, 1, side, side, generator=generator)
+    centroids = torch.rand(6, 1, side, side, generator=generator)
+    if kind == "faces":
+        x, centroids = x.round(), centroids.round()
+    elif kind == "constant":  # every rounding in the same direction
+        x, centroids = x[:, :, :1, :1].expand_as(x), centroids[:, :, :1, :1].expand_as(centroids)
+    elif kind == "close":
+        centroids, x = 0.7 + 1e-6 * centroids, 0.7 + 1e-6 * x
+    elif kind == "far":
+        centroids = 300.0 * centroids
+    elif kind == "tiny":
+        centroids, x = 1e-21 * centroids, 1e-21 * x
+    elif kind == "duplicates":
+        centroids = centroids[:1].expand_as(centroids)
+    elif kind == "centroids":
+        x = centroids[torch.arange(samples) % 6]
+    assert_error_covered(KMeansClassifier(centroids.contiguous(), torch.arange(6) % 3, 4), x.contiguous())
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+def test_the_error_of_many_pixels_and_of_one_centroid_stays_within_its_bound(samples: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(samples, 1, 200, 200, generator=generator)
+    assert_error_covered(KMeansClassifier(x[:1], torch.tensor([0]), 2), x)
+    assert_error_covered(KMeansClassifier(x.flip(2, 3).round(), torch.arange(samples), samples), x)
+
+
+def test_the_bound_of_a_box_covers_the_images_in_it() -> None:
+    x, model = images(30), tiny_kmeans()
+    lower, upper = (x - 0.1).clamp(0, 1).flatten(1).double(), (x + 0.1).clamp(0, 1).flatten(1).double()
+    bound = model.distance_error(lower, upper)
+    assert bound.shape == (30, 7)
+    for corner in (lower, upper, (lower + upper) / 2):
+        assert bool((model.distance_error(corner, corner) <= bound).all())
+    assert float(bound.max()) < 1e-3
+
+
+def test_the_bound_covers_a_start_of_the_sum_that_is_added_first() -> None:
+    """A matrix product may add its d products to ||x||^2 + ||c||^2 one by one, each sum rounded in the same way."""
+    pixels = 4096
+    centroids = torch.tensor([0.487, 0.513])[:, None].expand(2, pixels).reshape(2, 1, 64, 64)
+    model, x = KMeansClassifier(centroids, torch.tensor([0, 1]), 2), torch.full((1, 1, 64, 64), 1.0)
+    a = (x.flatten() - model.center).numpy()
+    total = np.float32((a * a).sum(dtype=np.float32) + model.norms[0].numpy())
+    exactly = float((a.astype(np.float64) ** 2).sum() + model.norms[0].item())
+    for one, offset in zip(a, model.offsets[0].numpy(), strict=True):
+        total = np.float32(total - np.float32(2.0 * one * offset))
+        exactly -= 2.0 * float(one) * float(offset)
+    flat = x.flatten(1).double()
+    assert abs(float(total) - exactly) <= float(model.distance_error(flat, flat)[0, 0])
+
+
+def test_offsets_that_no_longer_belong_to_the_centroids_count_as_error() -> None:
+    """A verifier reads the centroids, the classifier decides by the offsets."""
+    model, x = tiny_kmeans(), images(5)
+    model.centroids.add_(0.25)
+    assert_error_covered(model, x)
+    flat = x.flatten(1).double()
+    assert float(model.distance_error(flat, flat).min()) > 1.0
+
+
+def test_no_bound_where_float32_overflows_or_loses_a_class_without_a_centroid() -> None:
+    flat = images(2).flatten(1).double()
+    for far in (1e6, 1e30):
+        centroids = torch.stack([torch.full((64,), far), torch.full((64,), -far)])
+        assert bool(KMeansClassifier(centroids, torch.tensor([0, 1]), 3).distance_error(flat, flat).isinf().all())

@@ -29,7 +29,7 @@ from benchmark.executors.memory import keep_freed_memory
 from benchmark.instrument import instrument
 from benchmark.judge import judge, predict
 from benchmark.performance.peers.libraries import AUTOATTACK, PGD
-from benchmark.run import _Worker
+from benchmark.run import Worker
 from model_zoo.adapter import judged_by
 from model_zoo.registry import load
 from results.records import Verdict, WorkUnit
@@ -41,7 +41,6 @@ OURS = ("autoattack", "autoattack-fast", "screen")
 PEERS = ("torchattacks", "foolbox", "art", "adv_lib")
 STEPS = {"pgd20": 20, "pgd100": 100}
 RESTARTS = 10
-HERE = Path(__file__).parent
 VERSIONS = ("torch", "pyautoattack", "torchattacks", "foolbox", "adversarial-robustness-toolbox", "adv-lib")
 
 Measurement = dict[str, Any]
@@ -112,7 +111,7 @@ def _unit(task: Measurement, start: int, stop: int) -> tuple[list[int], float]:
         model=model.name, group=model.group, weights_sha256=model.sha256, dataset=data.name, data_sha256=data.sha256,
         norm="linf", eps=EPS, attack=task["attack"], params={}, start=start, stop=stop, seed=task["seed"],
     )  # fmt: skip
-    record = _Worker("fashion-mnist", None, "cpu", 250)(unit).record
+    record = Worker("fashion-mnist", None, "cpu", 250)(unit).record
     standing = [s for s, v in zip(record.sample_ids, record.verdicts, strict=True) if v is Verdict.SURVIVED]
     return standing, record.model_time_ratio
 
