@@ -32,15 +32,19 @@ def judge(
     An image outside the threat, or not finite, breaks nothing. Raises ModelFault for outputs that are not
     finite logits.
     """
-    x_adv = x_adv.float()  # the image that is predicted and kept
     finite = x_adv.isfinite().flatten(1).all(dim=1)
-    exact = x_adv.double()
-    in_box = ((exact >= threat.lower) & (exact <= threat.upper)).flatten(1).all(dim=1)
     distances = threat.distance(x, x_adv)
-    allowed = finite & in_box & (distances <= threat.eps + TOLERANCE)
-    images = torch.where(allowed.reshape(-1, *[1] * (x.ndim - 1)), x_adv, x)
+    allowed = finite & (distances <= threat.eps + TOLERANCE) & _in_box(x_adv, threat)
+    kept = x_adv.float()  # what is predicted, and saved, must be allowed as well
+    allowed &= (threat.distance(x, kept) <= threat.eps + TOLERANCE) & _in_box(kept, threat)
+    images = torch.where(allowed.reshape(-1, *[1] * (x.ndim - 1)), kept, x)
     right, predictions = predict(model, images, y)
     return Judgement(allowed, allowed & ~right, predictions, distances)
+
+
+def _in_box(images: Tensor, threat: Threat) -> Bool[Tensor, " n"]:
+    exact = images.double()
+    return ((exact >= threat.lower) & (exact <= threat.upper)).flatten(1).all(dim=1)
 
 
 @torch.no_grad()
