@@ -43,7 +43,7 @@ def plan(request: Request) -> list[WorkUnit]:
             seed=config.seed,
             search=config.search,
             proves=attack.entry.verifies,
-            certificates=tuple(unit.key for unit in proving) if skips and attack.name != "clean" else (),
+            certificates=tuple(sorted(unit.key for unit in proving)) if skips and attack.name != "clean" else (),
         )
         units.append(unit)
         if unit.proves:

@@ -20,7 +20,7 @@ from benchmark.runner import Outcome, run_unit
 from model_zoo.registry import LoadedModel, load
 from results.aggregate import standing, verdicts_by_sample
 from results.curves import Curve, curves, radii_csv
-from results.leaderboard import Row, check_sound, leaderboard
+from results.leaderboard import Row, check_sound, classifier_of, leaderboard
 from results.records import UnitRecord, WorkUnit, certified_samples
 from results.render import FORMATS
 from results.store import Store, write_whole
@@ -40,14 +40,14 @@ class Report:
 
 
 @dataclass(frozen=True)
-class _Worker:
+class Worker:
     """What a worker process needs to carry out any unit; it loads models and data by name, once each."""
 
     dataset: str
     data_root: Path | None
     device: str
     batch_size: int
-    certified: "_Certified" = field(default_factory=lambda: _Certified({}))
+    certified: "Certified" = field(default_factory=lambda: Certified({}))
 
     def __call__(self, unit: WorkUnit) -> Outcome:
         device = torch.device(self.device)
@@ -76,7 +76,7 @@ class _Worker:
 
 
 @dataclass(frozen=True)
-class _Certified:
+class Certified:
     """The samples that verifiers' units certify, by the units' keys."""
 
     samples: Mapping[str, frozenset[int]]
@@ -108,22 +108,24 @@ def _searched(name: str, search: str, dataset: str, root: Path | None, device: s
 def run(request: Request, store: Store, data_root: Path | None, advance: Callable[[int, int], Advance]) -> Report:
     """Carry out the pending units of a request, verifiers first, and write the leaderboard into the run's folder.
 
-    Raises UnsoundError, with both pieces of evidence, as soon as a sample is broken and certified.
+    Raises UnsoundError, with both pieces of evidence, as soon as a sample is broken and certified, also by records
+    that were there before.
     `advance(total, done)` is called once and returns what is called after each unit.
     """
     config = request.config
     units = plan(request)
     store.write_plan(units)
-    todo = pending(units, store.keys())
+    records = store.read(units)
+    check_sound(records)
+    todo = pending(units, [record.key for record in records])
     tick = advance(len(units), len(units) - len(todo))
     device = choose_device(config.device)
     workers = config.workers or (1 if device.type == "cuda" else os.cpu_count() or 1)
     failures, number = [], 0
     relying = [unit for unit in todo if unit.certificates]
     for phase in ([unit for unit in todo if not unit.certificates], relying):
-        verifiers = store.read(unit for unit in units if unit.proves)
-        certified = _Certified({record.key: certified_samples(record) for record in verifiers})
-        worker = _Worker(config.dataset, data_root, device.type, config.batch_size, certified)
+        certified = Certified({record.key: certified_samples(record) for record in records if record.unit.proves})
+        worker = Worker(config.dataset, data_root, device.type, config.batch_size, certified)
         for outcome in execute(worker, _longest_first(phase), workers):
             number += 1
             if isinstance(outcome, Failure):
@@ -132,7 +134,9 @@ def run(request: Request, store: Store, data_root: Path | None, advance: Callabl
             else:
                 store.write(outcome.record, outcome.adversarial, outcome.proofs)
                 logger.info("unit %d of %d: %s", number, len(todo), _told(outcome.record))
-                check_sound([*verifiers, outcome.record])
+                records.append(outcome.record)
+                about = classifier_of(outcome.record.unit)
+                check_sound([record for record in records if classifier_of(record.unit) == about])
             tick()
     rows = write_leaderboard(units, store)
     return Report(rows, failures, write_radii(units, store))

@@ -7,6 +7,7 @@ Everybody is handed correctly classified samples only, and every image is judged
 are kept as they are made, and a second call goes on where the first one stopped; the table is written at the end.
 """
 
+import dataclasses
 import json
 import os
 import statistics
@@ -29,15 +30,19 @@ from benchmark.executors.memory import keep_freed_memory
 from benchmark.instrument import instrument
 from benchmark.judge import judge, predict
 from benchmark.performance.peers.libraries import AUTOATTACK, PGD
-from benchmark.run import Worker
+from benchmark.run import Certified, Worker
 from model_zoo.adapter import judged_by
 from model_zoo.registry import load
-from results.records import Verdict, WorkUnit
+from results.records import Verdict, WorkUnit, certified_samples
 
 EPS = 8 / 255
 MODELS = ("pgd-at", "kmeans", "nominal", "clustr", "clustr-qtrades", "clustr-qtrades@scores")
 REFERENCE = "pyautoattack"
 OURS = ("autoattack", "autoattack-fast", "screen")
+EXACT_FIRST = ("kmeans", "exact, autoattack")
+"""What `bench run --attack exact --attack autoattack` does: AutoAttack leaves alone what the verifier proves."""
+ENSEMBLES = ("torchattacks-100-steps", "art")
+"""Other libraries' AutoAttack: one round. Upstream's published settings are pyautoattack's up to 250 samples."""
 PEERS = ("torchattacks", "foolbox", "art", "adv_lib")
 STEPS = {"pgd20": 20, "pgd100": 100}
 RESTARTS = 10
@@ -80,6 +85,8 @@ def _tasks(samples: int, verdict_samples: int, rounds: int) -> Iterator[Measurem
         yield common | {"attack": "autoattack", "who": REFERENCE}
         for attack in OURS:
             yield common | {"attack": attack, "who": "ours"}
+        if model == EXACT_FIRST[0]:
+            yield common | {"attack": EXACT_FIRST[1], "who": "ours"}
     for seed in range(rounds):
         for model in MODELS:
             common = {"model": model, "seed": seed, "samples": samples}
@@ -90,6 +97,9 @@ def _tasks(samples: int, verdict_samples: int, rounds: int) -> Iterator[Measurem
                 for peer in PEERS:
                     if attack == "pgd20" or seed == 0:  # pgd100 takes the peers minutes; one round of it
                         yield common | {"attack": attack, "who": peer}
+    for ensemble in ENSEMBLES:
+        for model in MODELS:
+            yield {"model": model, "seed": 0, "samples": samples, "attack": "autoattack", "who": ensemble}
 
 
 def _key(task: Measurement) -> tuple[Any, ...]:
@@ -107,12 +117,20 @@ def _warm(_: int) -> None:
 
 def _unit(task: Measurement, start: int, stop: int) -> tuple[list[int], float]:
     data, model = datasets.load("fashion-mnist"), load(task["model"], "cpu")
-    unit = WorkUnit(
-        model=model.name, group=model.group, weights_sha256=model.sha256, dataset=data.name, data_sha256=data.sha256,
-        norm="linf", eps=EPS, attack=task["attack"], params={}, start=start, stop=stop, seed=task["seed"],
-    )  # fmt: skip
-    record = Worker("fashion-mnist", None, "cpu", 250)(unit).record
-    standing = [s for s, v in zip(record.sample_ids, record.verdicts, strict=True) if v is Verdict.SURVIVED]
+    worker = Worker("fashion-mnist", None, "cpu", 250)
+    keys: tuple[str, ...] = ()
+    for attack in task["attack"].split(", "):
+        unit = WorkUnit(
+            model=model.name, group=model.group, weights_sha256=model.sha256, dataset=data.name,
+            data_sha256=data.sha256, norm="linf", eps=EPS, attack=attack, params={}, start=start, stop=stop,
+            seed=task["seed"], proves=attack == "exact", certificates=keys,
+        )  # fmt: skip
+        record = worker(unit).record
+        if unit.proves:
+            keys = (record.key,)
+            worker = dataclasses.replace(worker, certified=Certified({record.key: certified_samples(record)}))
+    left = (Verdict.SURVIVED, Verdict.CERTIFIED)
+    standing = [s for s, v in zip(record.sample_ids, record.verdicts, strict=True) if v in left]
     return standing, record.model_time_ratio
 
 
@@ -176,8 +194,7 @@ def table(known: list[Measurement], samples: int, verdict_samples: int, rounds: 
         f"`make compare-peers` on {datetime.now(UTC):%Y-%m-%d}, commit {known[-1]['commit'][:10]}, "
         f"{provenance.machine(CPU)}; " + ", ".join(f"{name} {version(name)}" for name in VERSIONS) + ".",
         "Fashion-MNIST test images, linf 8/255; "
-        f"seconds are medians of {rounds} round(s) over {samples} samples (pgd100 of "
-        "the peers: one round). "
+        f"seconds over {samples} samples are medians of {rounds} rounds (pgd100 of the peers: one round). "
         "In brackets: the reference's (or peer's) seconds over ours.",
         "",
         f"## AutoAttack: seconds, {samples} samples",
@@ -222,6 +239,24 @@ def table(known: list[Measurement], samples: int, verdict_samples: int, rounds: 
     reference = together("autoattack", REFERENCE, n)
     cells = [f"{(s := together(a, 'ours', n)):.1f} ({reference / s:.1f})" for a in OURS]
     lines.append(f"| together | {reference:.1f} | {' | '.join(cells)} |")
+    model, attack = EXACT_FIRST
+    exact = seconds(attack, "ours", model, n)
+    quicker = together("autoattack", "ours", n) - seconds("autoattack", "ours", model, n) + exact
+    lines += [
+        "",
+        f"On {model}, with `--attack exact` before (AutoAttack leaves alone what is proven): {exact:.1f} s for both, "
+        f"{seconds('autoattack', REFERENCE, model, n) / exact:.1f} times faster, "
+        f"{len(standing(attack, 'ours', model, n))} left standing; together then {quicker:.1f} s "
+        f"({reference / quicker:.1f}).",
+        "",
+        f"## Other libraries' AutoAttack, {samples} samples, one round: seconds (samples left standing)",
+        "",
+        f"| model | ours | {' | '.join((REFERENCE, *ENSEMBLES))} |",
+        "|---|" + "---|" * (len(ENSEMBLES) + 2),
+    ]
+    for model in MODELS:
+        whose = [found[("autoattack", who, model, 0, samples)] for who in ("ours", REFERENCE, *ENSEMBLES)]
+        lines.append(f"| {model} | " + " | ".join(f"{m['seconds']:.1f} ({len(m['standing'])})" for m in whose) + " |")
     for attack in STEPS:
         lines += [
             "",
