@@ -4,10 +4,12 @@ from collections.abc import Callable
 
 from torch import nn
 
+from model_zoo.architectures.lipschitz_net import LipschitzMLP
 from model_zoo.architectures.small_resnet import SmallResNet
 
 ARCHITECTURES: dict[str, Callable[[int, int], nn.Module]] = {
     "small-resnet": lambda channels, num_classes: SmallResNet(channels, num_classes),
+    "lipschitz-mlp": lambda channels, num_classes: LipschitzMLP(channels * 28 * 28, num_classes),
 }
 
 

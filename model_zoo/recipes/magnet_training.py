@@ -12,7 +12,7 @@ from model_zoo.clusters import pairwise_squared_distances
 from model_zoo.magnet import MagnetClassifier, fit_variance, nearest_own_cluster
 from model_zoo.recipes.cluster_index import ClusterIndex, all_features, cluster_features, draw_batch
 from model_zoo.recipes.data import TrainingData, augment
-from model_zoo.recipes.loop import TrainingRun, check_finite, set_learning_rate, train_epochs
+from model_zoo.recipes.loop import TrainingRun, check_finite, one_cycle, set_learning_rate, train_epochs
 from model_zoo.recipes.supervised import accuracy
 
 
@@ -54,24 +54,28 @@ ExtraTerm = Callable[[MagnetBatch], Tensor]
 
 
 def magnet_loss(
-    features: Float[Tensor, "b d"], clusters: Int[Tensor, " m"], labels: Int[Tensor, " m"], alpha: float
+    features: Float[Tensor, "b d"],
+    clusters: Int[Tensor, " m"],
+    labels: Int[Tensor, " m"],
+    alpha: float,
+    variance: float | None = None,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, " m"]]:
     """The stochastic Magnet loss of a neighbourhood (Rippel et al. 2016, eq. 5; ClusTR eq. 3 with its hinge).
 
     `features` hold the same number of images for each of the m clusters, cluster by cluster. Means and
-    variance are those of the batch, as in the papers' code, and gradients flow through both. Returns the
-    mean loss and each cluster's mean loss (detached).
+    variance are those of the batch, as in the papers' code, and gradients flow through both; a `variance`
+    that is given stays fixed instead. Returns the mean loss and each cluster's mean loss (detached).
     """
     grouped = features.reshape(len(clusters), -1, features.shape[1])
     means = grouped.mean(dim=1)
     distances = pairwise_squared_distances(features, means)
     cluster_of = torch.arange(len(clusters), device=features.device).repeat_interleave(grouped.shape[1])
     own = distances.gather(1, cluster_of[:, None]).squeeze(1)
-    variance = own.sum() / max(1, len(features) - 1)
-    scaled = distances / (2.0 * variance)
+    scale = 2.0 * (own.sum() / max(1, len(features) - 1) if variance is None else variance)
+    scaled = distances / scale
     same_class = labels[cluster_of][:, None] == labels[None, :]
     wrong = (-scaled).masked_fill(same_class, -torch.inf).logsumexp(dim=1)
-    losses = (alpha + own / (2.0 * variance) + wrong).clamp_min(0.0)
+    losses = (alpha + own / scale + wrong).clamp_min(0.0)
     return losses.mean(), losses.detach().reshape(len(clusters), -1).mean(dim=1)
 
 
@@ -91,11 +95,16 @@ def fit_magnet(
     stage: str,
     start: LogitsModel,
     extra: ExtraTerm | None = None,
+    variance: float | None = None,
+    augmented: bool = True,
+    warm_up: float = 0.0,
 ) -> MagnetClassifier:
     """Fine-tune `start` without its last layer by the Magnet loss plus an optional extra term.
 
     An epoch passes as many images as the data set has (ClusTR appendix D); clusters are recomputed at its
-    end. The classifier's centroids and variance come from the features of all training images.
+    end. The loss takes the batch's variance, or the fixed one that is given; images are augmented unless
+    told otherwise; the rate rises over the first `warm_up` of the training. The classifier's centroids and
+    variance come from the features of all training images.
     """
     check_batch(data, settings)
     backbone = FeatureExtractor(start.network, data.mean, data.std)
@@ -121,11 +130,13 @@ def fit_magnet(
         backbone.train()
         for step in run.progress(range(steps), f"{stage} {epoch + 1}/{settings.epochs}"):
             progress = (epoch + step / steps) / settings.epochs
-            set_learning_rate(optimiser, settings.learning_rate * (1.0 - progress))
+            set_learning_rate(optimiser, one_cycle(progress, settings.learning_rate, warm_up))
             chosen, images = draw_batch(index, settings.batch_clusters, settings.samples_per_cluster, generator)
-            x = augment(data.x[images].to(run.device), data.name, generator)
+            x = data.x[images].to(run.device)
+            if augmented:
+                x = augment(x, data.name, generator)
             features = backbone(x)
-            loss, per_cluster = magnet_loss(features, chosen.to(run.device), labels[chosen], settings.alpha)
+            loss, per_cluster = magnet_loss(features, chosen.to(run.device), labels[chosen], settings.alpha, variance)
             check_finite(loss, "Magnet loss", epoch * steps + step)
             totals["magnet"] += loss.item()
             index.losses[chosen] = 0.9 * index.losses[chosen] + 0.1 * per_cluster.cpu()

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from model_zoo.errors import ModelError
-from model_zoo.recipes import clustr, clustr_qtrades, kmeans, nominal, nominal_kmeans_head, pgd_at
+from model_zoo.recipes import clustr, clustr_1lip, clustr_qtrades, kmeans, nominal, nominal_kmeans_head, pgd_at
 from model_zoo.recipes.data import TrainingData
 from model_zoo.recipes.loop import TrainingRun
 
@@ -40,6 +40,7 @@ RECIPES: dict[str, Recipe] = {
         "pgd-at": pgd_at,
         "clustr": clustr,
         "clustr-qtrades": clustr_qtrades,
+        "clustr-1lip": clustr_1lip,
     }.items()
 }
 

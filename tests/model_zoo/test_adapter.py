@@ -65,5 +65,5 @@ def test_the_small_resnet_has_as_many_weights_as_it_says() -> None:
 
 
 def test_an_unknown_architecture_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="unknown architecture 'resnet9000'; known: small-resnet"):
+    with pytest.raises(ValueError, match="unknown architecture 'resnet9000'; known: lipschitz-mlp, small-resnet"):
         build("resnet9000", 1, 10)

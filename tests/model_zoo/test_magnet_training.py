@@ -25,12 +25,12 @@ LABELS = torch.tensor([2, 0, 3, 0])
 """The second and the fourth cluster are of one class: neither counts as wrong for the other."""
 
 
-def rippel(features: Array, alpha: float) -> Array:
+def rippel(features: Array, alpha: float, fixed: float | None = None) -> Array:
     """Rippel et al. 2016, eq. 5, one image at a time: means and variance of the batch, variance over n - 1."""
     groups = features.reshape(4, PER_CLUSTER, -1)
     means = [group.sum(axis=0) / PER_CLUSTER for group in groups]
     variance = sum(((r - mean) ** 2).sum() for group, mean in zip(groups, means, strict=True) for r in group)
-    variance /= 4 * PER_CLUSTER - 1
+    variance = variance / (4 * PER_CLUSTER - 1) if fixed is None else fixed
     losses = []
     for m, group in enumerate(groups):
         for r in group:
@@ -55,6 +55,18 @@ def test_the_magnet_loss_is_equation_5_with_its_hinge(spread: float, alpha: floa
     assert mean.item() == pytest.approx(expected.mean(), rel=1e-9, abs=1e-12)
     np.testing.assert_allclose(per_cluster.numpy(), expected.reshape(4, -1).mean(axis=1), rtol=1e-9, atol=1e-12)
     assert not per_cluster.requires_grad
+
+
+@pytest.mark.parametrize("fixed", [0.05, 0.5, 4.0])
+def test_a_fixed_variance_takes_the_place_of_the_batchs(fixed: float) -> None:
+    features = batch_features(0.5).requires_grad_(True)
+    loss, per_cluster = magnet_loss(features, CLUSTERS, LABELS, 3.0, fixed)
+    expected = rippel(features.detach().numpy(), 3.0, fixed)
+    assert loss.item() == pytest.approx(expected.mean(), rel=1e-9)
+    np.testing.assert_allclose(per_cluster.numpy(), expected.reshape(4, -1).mean(axis=1), rtol=1e-9, atol=1e-12)
+    (gradient,) = torch.autograd.grad(loss, features)
+    slopes = finite_differences(lambda f: float(rippel(f, 3.0, fixed).mean()), features.detach().numpy())
+    np.testing.assert_allclose(gradient.numpy(), slopes, rtol=0, atol=1e-7)
 
 
 def test_the_hinge_closes_for_some_images_and_not_for_others() -> None:

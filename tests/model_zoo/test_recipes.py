@@ -31,6 +31,7 @@ SMALL: dict[str, dict[str, object]] = {
     "pgd-at": SUPERVISED | {"steps": 2, "eps": 0.05, "step_size": 0.03},
     "clustr": MAGNET,
     "clustr-qtrades": MAGNET | {"weight": 1.0},
+    "clustr-1lip": MAGNET | {"epochs": 3, "width": 32, "features": 16},
 }
 
 
@@ -70,6 +71,7 @@ KINDS: dict[str, type[nn.Module]] = {
     "pgd-at": LogitsModel,
     "clustr": MagnetClassifier,
     "clustr-qtrades": MagnetClassifier,
+    "clustr-1lip": MagnetClassifier,
 }
 
 
@@ -87,7 +89,7 @@ def test_every_recipe_learns_digits_better_than_chance(recipe: str, data: Traini
     assert accuracy(model, data.x_val, data.y_val, batch_size=7) == pytest.approx(correct)
 
 
-@pytest.mark.parametrize("recipe", ["kmeans", "nominal", "pgd-at", "clustr", "clustr-qtrades"])
+@pytest.mark.parametrize("recipe", ["kmeans", "nominal", "pgd-at", "clustr", "clustr-qtrades", "clustr-1lip"])
 def test_a_training_is_determined_by_its_seed(recipe: str, data: TrainingData, nominal_file: str) -> None:
     brief = {} if recipe == "kmeans" else {"epochs": 1}
     torch.manual_seed(1)
@@ -170,7 +172,7 @@ def killing(stage: str, harm: Callable[[], None] | None = None) -> Progress:
     return progress
 
 
-@pytest.mark.parametrize("recipe", ["nominal", "pgd-at", "clustr", "clustr-qtrades"])
+@pytest.mark.parametrize("recipe", ["nominal", "pgd-at", "clustr", "clustr-qtrades", "clustr-1lip"])
 def test_a_killed_training_ends_with_the_weights_of_an_uninterrupted_one(
     recipe: str, data: TrainingData, nominal_file: str, tmp_path: Path
 ) -> None:
