@@ -42,6 +42,7 @@ def evaluate(
     attacks: Sequence[str] = ("pgd20", "autoattack"),
     seed: int = 0,
     search: str = "auto",
+    skip_certified: bool = True,
     batch_size: int = 250,
     device: torch.device | str | None = None,
     name: str = "model",
@@ -49,8 +50,8 @@ def evaluate(
     """Attack a model of images in [0, 1] to logits and judge every sample.
 
     `x` float images in [0, 1], `y` integer labels; `eps` in input units or as text like "8/255"; `attacks`
-    as the command line spells them; `search` "auto" or "float32" (no bfloat16 copy). All samples form one
-    unit. The model is put in eval mode meanwhile.
+    as the command line spells them; `search` "auto" or "float32" (no bfloat16 copy); `skip_certified`: attacks
+    leave alone what a verifier among them proves. All samples form one unit. The model is put in eval mode meanwhile.
     Raises RequestError (a ValueError) for wrong input, and what the model or an attack raises.
     """
     where = torch.device(device) if device is not None else _device_of(model)
@@ -62,6 +63,7 @@ def evaluate(
         "attacks": list(attacks),
         "seed": seed,
         "search": search,
+        "skip_certified": skip_certified,
         "unit_size": max(1, len(x)),
         "batch_size": batch_size,
         "device": where.type,

@@ -8,7 +8,18 @@ from pathlib import Path
 
 import torch
 
-PACKAGES = ("clustrbench", "torch", "torchvision", "numpy", "scikit-learn", "pyautoattack", "robustbench")
+PACKAGES = (
+    "clustrbench",
+    "torch",
+    "torchvision",
+    "numpy",
+    "scipy",
+    "clarabel",
+    "scikit-learn",
+    "deel-torchlip",
+    "pyautoattack",
+    "robustbench",
+)
 
 
 @functools.cache

@@ -1,5 +1,6 @@
 """Robust accuracy against eps, from the radii that verifiers leave: one pass for all eps."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from io import StringIO
@@ -9,8 +10,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from results.records import UnitRecord
+from results.records import UnitRecord, Verdict
 from results.render import show_eps
 
 LADDERS: dict[str, tuple[float, ...]] = {
@@ -50,44 +52,57 @@ def curves(records: Iterable[UnitRecord], proofs: Callable[[UnitRecord], Mapping
 
     `proofs` reads a record's proofs, in which certificates keep the bounds of eq. 3.
     """
-    found: dict[tuple[str, str, str], dict[int, float]] = {}
-
-    def add(record: UnitRecord, by: str, samples: Iterable[int], values: Iterable[float | None]) -> None:
-        radii = found.setdefault((record.unit.model, by, record.unit.norm), {})
-        radii |= {
-            sample: value if value and value == value else 0.0 for sample, value in zip(samples, values, strict=True)
-        }
-
+    by_verifier: dict[tuple[str, str, str], list[UnitRecord]] = {}
     for record in records:
-        if not any(radius is not None for radius in record.radii):
+        by_verifier.setdefault((record.unit.model, record.unit.attack, record.unit.norm), []).append(record)
+    found: list[Curve] = []
+    for (model, attack, norm), parts in by_verifier.items():
+        if all(radius is None for record in parts for radius in record.radii):
             continue
-        add(record, record.unit.attack, record.sample_ids, record.radii)
-        kept = proofs(record)
-        for name, title in EQ_3.items():
-            if name in kept:
-                add(record, title, record.sample_ids, [0.0] * len(record.sample_ids))
-                tried = [s for s, radius in zip(record.sample_ids, record.radii, strict=True) if radius is not None]
-                add(record, title, tried, kept[name].tolist())
-    return [Curve(*key, radii) for key, radii in found.items()]
+        curve = Curve(model, attack, norm, {})
+        others: dict[str, Curve] = {}
+        for record in parts:
+            curve.radii.update(zip(record.sample_ids, map(_known, record.radii), strict=True))
+            kept = proofs(record) if record.proofs_sha256 is not None else {}
+            for name in EQ_3.keys() & kept.keys():
+                bounds = others.setdefault(name, Curve(model, EQ_3[name], norm, {}))
+                bounds.radii.update(zip(_tried(record), map(_known, kept[name].tolist()), strict=True))
+        found.append(curve)
+        for name in EQ_3:
+            if name in others:
+                radii = dict.fromkeys(curve.radii, 0.0) | others[name].radii
+                found.append(Curve(model, EQ_3[name], norm, radii))
+    return found
+
+
+def _known(radius: float | None) -> float:
+    """0 where nothing is known: of a misclassified sample, or one the verifier gave NaN."""
+    return 0.0 if radius is None or math.isnan(radius) else radius
+
+
+def _tried(record: UnitRecord) -> list[int]:
+    """The samples a verifier was given: those that are classified correctly."""
+    pairs = zip(record.sample_ids, record.verdicts, strict=True)
+    return [sample for sample, verdict in pairs if verdict is not Verdict.MISCLASSIFIED]
 
 
 def curves_table(shown: Sequence[Curve]) -> str:
     """Proven accuracy in % over a ladder of eps, a table for each norm."""
-    console = Console(file=StringIO(), force_terminal=False, width=140, legacy_windows=False)
+    console = Console(file=StringIO(), force_terminal=False, width=10_000, legacy_windows=False)
     for norm in dict.fromkeys(curve.norm for curve in shown):
         of_norm = [curve for curve in shown if curve.norm == norm]
         table = Table(title=f"proven accuracy in % within eps, {norm}", title_justify="left")
-        table.add_column("model")
-        table.add_column("by")
+        table.add_column("model", no_wrap=True)
+        table.add_column("by", no_wrap=True)
         table.add_column("n", justify="right")
         for eps in LADDERS[norm]:
             table.add_column(show_eps(eps), justify="right")
         for curve in of_norm:
             cells = [f"{100 * curve.accuracy(eps):.2f}" for eps in LADDERS[norm]]
-            table.add_row(curve.model, curve.attack, str(len(curve.radii)), *cells)
+            table.add_row(*map(Text, (curve.model, curve.attack, str(len(curve.radii)), *cells)))
         console.print(table)
         if any(curve.attack in EQ_3.values() for curve in of_norm):
-            console.print(EQ_3_NOTE)
+            console.print(EQ_3_NOTE, width=140)
     assert isinstance(console.file, StringIO)
     return console.file.getvalue()
 

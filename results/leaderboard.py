@@ -60,7 +60,7 @@ def leaderboard(units: Sequence[WorkUnit], records: Iterable[UnitRecord]) -> lis
     done = {record.key: record for record in records}
     planned: dict[Classifier, list[WorkUnit]] = defaultdict(list)
     for unit in units:
-        planned[_classifier(unit)].append(unit)
+        planned[classifier_of(unit)].append(unit)
     groups = [_rows_of(members, done) for members in planned.values()]
     groups.sort(key=_rank_key)
     rows: list[Row] = []
@@ -74,7 +74,8 @@ def leaderboard(units: Sequence[WorkUnit], records: Iterable[UnitRecord]) -> lis
     return rows
 
 
-def _classifier(unit: WorkUnit) -> Classifier:
+def classifier_of(unit: WorkUnit) -> Classifier:
+    """What the verdicts of a unit are about; units that agree in it must not contradict one another."""
     return unit.group, unit.weights_sha256, unit.dataset, unit.data_sha256, unit.norm, unit.eps
 
 
@@ -105,17 +106,17 @@ def _rows_of(units: list[WorkUnit], done: dict[str, UnitRecord]) -> list[Row]:
 def check_sound(records: Sequence[UnitRecord]) -> None:
     """Raise UnsoundError, naming both records, for a sample that is broken in one and certified in another."""
     proofs: dict[tuple[Classifier, int], UnitRecord] = {}
-    for record in records:
-        if record.unit.proves:
-            proofs |= {(_classifier(record.unit), sample): record for sample in certified_samples(record)}
+    for record in sorted(records, key=lambda record: record.unit.proves):  # a verifier's own record is the evidence
+        proofs |= {(classifier_of(record.unit), sample): record for sample in certified_samples(record)}
     for record in records:
         for sample, verdict in zip(record.sample_ids, record.verdicts, strict=True):
-            proof = proofs.get((_classifier(record.unit), sample))
+            proof = proofs.get((classifier_of(record.unit), sample))
             if verdict is Verdict.BROKEN and proof is not None:
+                kept = "json" if proof.proofs_sha256 is None else "proofs.safetensors"
                 raise UnsoundError(
                     f"sample {sample} is both broken and certified ({record.unit.norm} {record.unit.eps:.4g}): "
                     f"{record.unit.model} under {record.unit.attack}, image in units/{record.key}.safetensors; "
-                    f"{proof.unit.model} under {proof.unit.attack}, proof in units/{proof.key}.proofs.safetensors"
+                    f"{proof.unit.model} under {proof.unit.attack}, proof in units/{proof.key}.{kept}"
                 )
 
 

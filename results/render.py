@@ -172,7 +172,7 @@ def _notes(rows: Sequence[Row]) -> list[str]:
 
 def _blind_spots(row: Row) -> list[str]:
     """What each attack missed of what a verifier broke, and what is left between the two bounds."""
-    if not row.exactly_broken or row.robust_upper is None or row.robust_lower is None:
+    if not (row.exactly_broken or row.proofs) or row.robust_upper is None or row.robust_lower is None:
         return []
     missed = [f"{count} by {attack}" for attack, count in row.missed.items()]
     left = round((row.robust_upper.value - row.robust_lower.value) * row.n)

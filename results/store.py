@@ -18,7 +18,7 @@ from safetensors.numpy import save as save_arrays
 
 from results.records import UnitRecord, WorkUnit
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 class StoreError(ValueError):

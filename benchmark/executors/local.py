@@ -38,21 +38,21 @@ def execute(run_unit: RunUnit, units: Iterable[WorkUnit], workers: int) -> Itera
         for unit in todo:
             yield _attempt(run_unit, unit)
         return
-    with ProcessPoolExecutor(
+    pool = ProcessPoolExecutor(
         min(workers, len(todo)),
         mp_context=get_context("spawn"),
         initializer=_start_worker,
         initargs=(os.getpid(),),
-    ) as pool:
+    )
+    try:  # not `with`, which would let every pending unit run after an error
         futures = {pool.submit(_attempt, run_unit, unit): unit for unit in todo}
-        try:
-            for future in as_completed(futures):
-                try:
-                    yield future.result()
-                except BrokenProcessPool:
-                    yield Failure(futures[future], "its worker process was killed (out of memory?)")
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+        for future in as_completed(futures):
+            try:
+                yield future.result()
+            except BrokenProcessPool:
+                yield Failure(futures[future], "its worker process was killed (out of memory?)")
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _attempt(run_unit: RunUnit, unit: WorkUnit) -> Outcome | Failure:

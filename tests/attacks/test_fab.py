@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.optimize import linprog, minimize  # type: ignore[import-untyped]
+from scipy.optimize import linprog, minimize
 from torch import Tensor, nn
 
 from attacks import search

@@ -1,6 +1,7 @@
 """The command line: what it prints, what it writes, its exit codes, and one line for every wrong request."""
 
 import csv
+import dataclasses
 import errno
 import json
 import os
@@ -13,9 +14,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file, save_file
+from torch import Tensor
 
 import benchmark
+from attacks.contract import AttackResult
 from attacks.registry import ATTACKS
 from benchmark.config import CONFIGS
 from benchmark.datasets import DATASETS, Dataset, load
@@ -176,6 +180,107 @@ def test_a_sample_broken_and_certified_stops_the_run(
     assert "both broken and certified" in last
     assert stopped.out == ""
     assert attack not in {record.unit.attack for record in records_of(workdir / "run").values()}
+
+
+def test_verifiers_give_both_bounds_and_a_curve_whether_attacks_skip_or_not(
+    bench: Bench, workdir: Path, small: list[str]
+) -> None:
+    small += ["--attack", "exact", "--attack", "certify"]
+    done = bench(*small, "--out", "run")
+    assert done.code == 0, done.err
+    for shown in ("exact proves", "certify proves", "neither broken nor certified", "proven accuracy in % within eps"):
+        assert shown in done.out
+    (row,) = json.loads(bench("report", "run", "--format", "json").out)
+    assert 0 < row["robust_lower"] == row["proofs"]["exact"]["certified_accuracy"] <= row["robust_upper"]
+    assert row["robust_upper"] <= min(cell["robust_accuracy"] for cell in row["attacks"].values())
+    with (workdir / "run/radii.csv").open() as file:
+        by_certify = [line for line in csv.DictReader(file) if line["by"] == "certify"]
+    assert len(by_certify) == 25
+    assert (
+        sum(float(line["radius"]) > 0.15 for line in by_certify) / 25 == row["proofs"]["certify"]["certified_accuracy"]
+    )
+    skipped = [record for record in records_of(workdir / "run").values() if record.unit.certificates]
+    assert {record.unit.attack for record in skipped} == {FAST, "noise@draws=2"}
+    all_attacked = bench(*small, "--no-skip-certified", "--out", "all")
+    assert (all_attacked.code, all_attacked.out.replace("all/", "run/")) == (0, done.out)
+    assert not any(record.unit.certificates for record in records_of(workdir / "all").values())
+    assert "differs in skip_certified" in bench(*small, "--out", "all").refused()
+
+
+def _certifies_everything(model: object, x: Tensor, y: object, threat: object, **_: object) -> AttackResult:
+    return AttackResult(x, certified=torch.ones(len(x), dtype=torch.bool), proofs={"nothing": torch.zeros(1)})
+
+
+def test_a_sample_certified_by_a_verifier_and_broken_by_an_attack_stops_run_and_report(
+    bench: Bench, workdir: Path, small: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(ATTACKS, "exact", dataclasses.replace(ATTACKS["exact"], run=_certifies_everything))
+    request = [*_with(small, "--eps", "0.3"), "--attack", "exact", "--no-skip-certified", "--out", "run"]
+    stopped = bench(*request)
+    assert (stopped.code, stopped.out) == (1, "")
+    told = stopped.err.splitlines()[-1]
+    assert told.startswith("unsound: sample ")
+    assert f"under {FAST}, image in units/" in told
+    assert "under exact, proof in units/" in told
+    files = [part.rstrip(";") for part in told.split() if part.startswith("units/")]
+    assert len(files) == 2
+    assert all((workdir / "run" / file).is_file() for file in files)
+    assert sum("unsound" in line for line in stopped.err.splitlines()) == 1
+    for again in (bench(*request), bench("report", "run"), bench("report", "run", "--format", "json")):
+        assert (again.code, again.out, again.err.splitlines()) == (1, "", [told])
+
+
+def test_what_relies_on_a_failed_verifier_fails_too_and_the_next_run_does_both(
+    bench: Bench, workdir: Path, small: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, seed: int, sample_ids: object) -> AttackResult:
+        raise RuntimeError("out of luck")
+
+    small += ["--attack", "exact"]
+    with monkeypatch.context() as bad:
+        bad.setitem(ATTACKS, "exact", dataclasses.replace(ATTACKS["exact"], run=broken))
+        failed = bench(*small, "--out", "run")
+    assert failed.code == 1
+    assert "3 units failed" in failed.err
+    assert "RuntimeError: out of luck" in failed.err
+    assert failed.err.count("RuntimeError: a verifier's unit that says which samples to leave alone failed") == 4
+    assert {record.unit.attack for record in records_of(workdir / "run").values()} == {"clean"}
+    done = bench(*small, "--out", "run")
+    assert done.code == 0, done.err
+    assert "unit 3 of 3: " in done.err
+
+
+def test_what_no_verifier_can_prove_is_refused(bench: Bench, small: list[str], user_module: WriteModule) -> None:
+    model = f"{user_module(LINEAR)}:make"
+    linear = _with(small, "--model", model)
+    told = bench(*_with(linear, "--attack", "exact")).refused()
+    assert told == f"attack exact needs a nearest-centroid classifier in input space; none among {model}"
+    l1 = bench(*small, "--attack", "exact", "--norm", "l1").refused()
+    assert l1 == "attack exact knows linf and l2, not l1"
+    network = _with(_with(small, "--model", "pgd-at"), "--dataset", "fashion-mnist")
+    assert bench(*_with(network, "--attack", "certify")).refused() == (
+        "attack certify needs a clustering classifier whose backbone can be read; none among pgd-at"
+    )
+
+
+def test_verifiers_are_left_out_for_the_models_they_do_not_suit(
+    bench: Bench, workdir: Path, small: list[str], user_module: WriteModule
+) -> None:
+    linear = f"{user_module(LINEAR)}:make"
+    done = bench(*small, "--model", linear, "--attack", "exact", "--out", "run")
+    assert done.code == 0, done.err
+    rows = {row["model"]: row for row in json.loads(bench("report", "run", "--format", "json").out)}
+    assert {model: list(row["proofs"]) for model, row in rows.items()} == {small[2]: ["exact"], linear: []}
+    assert rows[linear]["robust_lower"] == 0
+    assert all(not r.unit.certificates for r in records_of(workdir / "run").values() if r.unit.model == linear)
+
+
+def test_a_folder_of_an_earlier_schema_is_refused_not_reported_as_undone(
+    bench: Bench, finished: Finished, workdir: Path
+) -> None:
+    marker = workdir / "run/run.json"
+    marker.write_text(json.dumps(json.loads(marker.read_text()) | {"schema_version": 1}))
+    assert "another schema version" in bench("report", "run").refused()
 
 
 def test_an_interrupt_keeps_what_is_done(

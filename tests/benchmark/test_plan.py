@@ -2,6 +2,7 @@
 
 import itertools
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,80 @@ def test_keys_do_not_depend_on_what_else_is_asked_for(digits: Dataset) -> None:
 @pytest.mark.parametrize("changes", [{"batch_size": 3}, {"device": "cpu"}, {"workers": 3}])
 def test_keys_do_not_depend_on_how_the_work_is_done(digits: Dataset, changes: dict[str, Any]) -> None:
     assert _keys(plan(_request(digits, **changes))) == _keys(plan(_request(digits)))
+
+
+PROVEN = ["exact", "certify", "pgd20", "noise", "autoattack-reference"]
+
+
+def _heads(digits: Dataset, **changes: Any) -> tuple[LoadedModel, ...]:
+    """A classifier under two heads and a model without clusters."""
+    fields = {"group": "clusters", "sha256": "2" * 64} | changes
+    model = kmeans_for(digits)
+    return loaded(model, "clusters", **fields), loaded(model, "clusters@scores", **fields), _models(digits)[0]
+
+
+def _relied_on(units: list[WorkUnit], unit: WorkUnit) -> list[WorkUnit]:
+    by_key = {u.key: u for u in units}
+    return [by_key[key] for key in unit.certificates]
+
+
+def test_attacks_rely_on_every_verifier_of_their_classifier_threat_and_samples(digits: Dataset) -> None:
+    threats = [{"norm": "linf", "eps": "8/255"}, {"norm": "linf", "eps": "4/255"}, {"norm": "l2", "eps": "8/255"}]
+    units = plan(_request(digits, _heads(digits), attacks=PROVEN, threats=threats))
+    for unit in units:
+        relied = _relied_on(units, unit)
+        if unit.attack in ("pgd20", "noise") and unit.group == "clusters":
+            assert {u.attack for u in relied} == {"exact", "certify"}
+            assert len(relied) == 2
+        else:
+            assert relied == []
+        for proof in relied:
+            assert proof.proves
+            for name in ("group", "weights_sha256", "norm", "eps", "start", "stop", "data_sha256"):
+                assert getattr(proof, name) == getattr(unit, name)
+    assert {u.attack for u in units if u.proves} == {"exact", "certify"}
+
+
+def test_a_verifier_is_planned_once_for_all_heads_of_a_classifier(digits: Dataset) -> None:
+    units = plan(_request(digits, _heads(digits), attacks=PROVEN))
+    cells = [(u.norm, u.attack, u.start) for u in units if u.proves]
+    assert sorted(cells) == sorted(itertools.product(("linf", "l2"), ("exact", "certify"), (0, 10, 20)))
+    assert {u.model for u in units if u.proves} == {"clusters"}
+
+
+@pytest.mark.parametrize("changes", [{"group": "other"}, {"sha256": "3" * 64}])
+def test_another_classifier_has_verifiers_of_its_own(digits: Dataset, changes: dict[str, Any]) -> None:
+    first, second, _ = _heads(digits)
+    other = loaded(second.model, "other", **({"group": "clusters", "sha256": "2" * 64} | changes))
+    units = plan(_request(digits, (first, other), attacks=["exact", "pgd20"]))
+    assert [u.model for u in units if u.proves and u.norm == "linf"] == ["clusters"] * 3 + ["other"] * 3
+    for unit in units:
+        assert all(u.model == unit.model for u in _relied_on(units, unit))
+
+
+def test_without_skipping_nothing_relies_on_a_verifier(digits: Dataset) -> None:
+    heads = _heads(digits)
+    units = plan(_request(digits, heads, attacks=PROVEN, skip_certified=False))
+    assert all(unit.certificates == () for unit in units)
+    relying = plan(_request(digits, heads, attacks=PROVEN))
+    assert [(u.model, u.attack, u.start) for u in units] == [(u.model, u.attack, u.start) for u in relying]
+    same = _keys(units) & _keys(relying)
+    assert same == {u.key for u in relying if u.attack not in ("pgd20", "noise") or u.group == "plain"}
+
+
+def test_verifiers_are_planned_before_attacks_in_whatever_order_they_are_named(digits: Dataset) -> None:
+    forwards = plan(_request(digits, _heads(digits), attacks=PROVEN))
+    backwards = plan(_request(digits, _heads(digits), attacks=PROVEN[::-1]))
+    assert _keys(forwards) == _keys(backwards)
+    for units in (forwards, backwards):
+        places = {unit.key: place for place, unit in enumerate(units)}
+        assert all(places[key] < places[unit.key] for unit in units for key in unit.certificates)
+
+
+def test_a_users_attack_relies_on_no_verifier(digits: Dataset, user_module: Callable[[str], str]) -> None:
+    attack = f"{user_module('def attack(model, x, y, threat, *, seed, sample_ids): ...')}:attack"
+    units = plan(_request(digits, _heads(digits), attacks=["exact", attack]))
+    assert {u.certificates for u in units if u.attack == attack} == {()}
 
 
 def test_pending_units_are_those_not_done_in_order(digits: Dataset) -> None:

@@ -18,7 +18,7 @@ from benchmark.instrument import CPU_SHAPE, FixedBatch
 from benchmark.judge import ModelFault
 from benchmark.runner import Outcome, run_unit
 from results.aggregate import UnsoundError
-from results.records import Verdict, WorkUnit
+from results.records import UnitRecord, Verdict, WorkUnit
 from tests.benchmark.builders import CPU, Threshold, grey, loaded, stub, unit_for
 
 M, B, S, C = Verdict.MISCLASSIFIED, Verdict.BROKEN, Verdict.SURVIVED, Verdict.CERTIFIED
@@ -35,6 +35,7 @@ def _run(
     batch_size: int = 250,
     unit: WorkUnit | None = None,
     flags: tuple[str, ...] = (),
+    certified: frozenset[int] = frozenset(),
 ) -> Outcome:
     data = data or grey(LEVELS)
     return run_unit(
@@ -45,6 +46,7 @@ def _run(
         device=CPU,
         batch_size=batch_size,
         attack=attack if isinstance(attack, ResolvedAttack) else stub(attack),
+        certified=certified,
     )
 
 
@@ -296,6 +298,120 @@ def test_a_misclassified_sample_is_not_certified() -> None:
 def test_a_sample_certified_and_broken_stops_with_its_number() -> None:
     with pytest.raises(UnsoundError, match=r"samples \[1, 4\] are both broken and certified"):
         _run(_certify(0, 1, 2, 4))
+
+
+def _noting(given: list[int]) -> Callable[..., AttackResult]:
+    def attack(model: object, x: Tensor, y: Tensor, threat: Threat, *, seed: int, sample_ids: Tensor) -> AttackResult:
+        given.extend(sample_ids.tolist())
+        return AttackResult(_toward(x, threat.eps))
+
+    return attack
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 250])
+def test_what_verifiers_certified_is_left_alone_and_certified_here_too(batch_size: int) -> None:
+    """Sample 1 would break, sample 5 is misclassified, and 40 is of another unit."""
+    given: list[int] = []
+    data = grey([*LEVELS, 0.2], labels=[0, 0, 1, 0, 1, 1])
+    record = _run(_noting(given), data, batch_size=batch_size, certified=frozenset({1, 2, 5, 40})).record
+    assert given == [0, 3, 4]
+    assert record.verdicts == [S, C, C, B, B, M]
+    assert [winner is None for winner in record.winners] == [True, True, True, False, False, True]
+    assert record.distances[1] is None
+    assert record.predictions == [0, 0, 1, 1, 0, 0]
+
+
+def test_certified_samples_are_those_of_the_data_set_not_of_the_unit() -> None:
+    given: list[int] = []
+    data = grey(LEVELS)
+    record = _run(_noting(given), data, unit=unit_for(data, start=2), certified=frozenset({0, 1, 3})).record
+    assert given == [2, 4]
+    assert record.verdicts == [S, C, B]
+
+
+def test_where_everything_is_certified_nothing_is_attacked() -> None:
+    given: list[int] = []
+    outcome = _run(_noting(given), certified=frozenset(range(5)))
+    assert (given, outcome.record.verdicts, outcome.adversarial) == ([], [C] * 5, None)
+    assert outcome.record.forwards == outcome.record.backwards == 0
+
+
+def test_leaving_samples_alone_changes_no_other_verdict() -> None:
+    rng = np.random.default_rng(0)
+    n = 40
+    data = from_arrays("random", rng.random((n, 2, 2), dtype=np.float32) * 0.4 + 0.3, rng.integers(0, 2, n))
+    whole, skipping = (
+        run_unit(
+            unit_for(data, attack="pgd20@steps=3,restarts=2"),
+            data,
+            loaded(Threshold()),
+            None,
+            device=CPU,
+            batch_size=250,
+            certified=certified,
+        )
+        for certified in (frozenset[int](), frozenset(range(0, n, 3)))
+    )
+    assert whole.adversarial is not None
+    assert skipping.adversarial is not None
+    images = [load_tensors(part.adversarial) for part in (whole, skipping) if part.adversarial is not None]
+    kept = {int(s): x for s, x in zip(images[0]["sample_ids"], images[0]["x_adv"], strict=True) if s % 3}
+    assert images[1]["sample_ids"].tolist() == list(kept)
+    assert all(torch.equal(x, kept[int(s)]) for s, x in zip(images[1]["sample_ids"], images[1]["x_adv"], strict=True))
+    for sample, (one, other) in enumerate(zip(whole.record.verdicts, skipping.record.verdicts, strict=True)):
+        assert other is (one if sample % 3 or one is M else C)
+
+
+def _verifier(radii: list[float] | None, proofs: dict[str, Tensor] | None = None) -> ResolvedAttack:
+    def verify(model: object, x: Tensor, y: Tensor, threat: Threat, **_: object) -> AttackResult:
+        known = None if radii is None else torch.tensor(radii, dtype=torch.float64)
+        return AttackResult(x, radii=known, proofs=proofs)
+
+    return stub(verify, verifies=True)
+
+
+@pytest.mark.parametrize(("norm", "diameter"), [("linf", 1.0), ("l2", 2.0), ("l1", 4.0)])
+def test_radii_keep_their_places_and_end_at_the_boxs_diameter(norm: str, diameter: float) -> None:
+    data = grey([0.1, 0.2, 0.9, 0.45, 0.55], labels=[0, 1, 1, 0, 1])
+    attack = _verifier([0.25, float("inf"), float("nan"), 7.5])
+    record = _run(attack, data, unit=unit_for(data, norm=norm)).record
+    assert record.radii == [0.25, None, diameter, None, diameter]
+    assert UnitRecord.model_validate_json(record.model_dump_json()) == record
+
+
+def test_a_verifier_sees_the_whole_unit_and_the_judged_model_itself() -> None:
+    seen: list[tuple[object, int]] = []
+
+    def verify(model: object, x: Tensor, y: Tensor, threat: Threat, **_: object) -> AttackResult:
+        seen.append((model, len(x)))
+        return AttackResult(x)
+
+    model = _OtherHead()
+    _run(stub(verify, verifies=True), model=model, batch_size=2)
+    assert seen == [(model.judged, 5)]
+
+
+def test_proofs_are_kept_with_their_checksum() -> None:
+    outcome = _run(_verifier(None, {"weight": torch.tensor([0.25, 1e-300], dtype=torch.float64)}))
+    assert outcome.proofs is not None
+    assert outcome.record.proofs_sha256 == hashlib.sha256(outcome.proofs).hexdigest()
+    assert load_tensors(outcome.proofs)["weight"].tolist() == [0.25, 1e-300]
+    assert outcome.record.radii == [None] * 5
+
+
+def test_without_proofs_or_samples_there_is_no_file_of_proofs() -> None:
+    for outcome in (
+        _run(_verifier([0.1] * 5)),
+        _run(_verifier([], {"a": torch.zeros(1)}), grey([0.1, 0.9], labels=[1, 0])),
+    ):
+        assert (outcome.proofs, outcome.record.proofs_sha256) == (None, None)
+
+
+@pytest.mark.usefixtures("as_installed")
+@pytest.mark.parametrize("count", [0, 4, 6])
+def test_another_number_of_radii_than_images_is_an_error(count: int) -> None:
+    with pytest.raises(ValueError, match=f"returned {count} entries in radii for 5 samples"):
+        _run(_verifier([0.1] * count))
 
 
 def test_whatever_an_attack_raises_comes_through() -> None:

@@ -4,7 +4,7 @@ import itertools
 import math
 
 import pytest
-from scipy.stats import binomtest, norm  # type: ignore[import-untyped]
+from scipy.stats import binomtest, norm
 
 from results.aggregate import UnsoundError, certified, standing, verdicts_by_sample, wilson, worst_case
 from results.records import Verdict

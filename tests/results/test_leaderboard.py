@@ -2,11 +2,13 @@
 
 import dataclasses
 import random
+from typing import Any
 
 import pytest
 
 from results.aggregate import UnsoundError, wilson
-from results.leaderboard import Row, leaderboard
+from results.leaderboard import Row, check_sound, leaderboard
+from results.records import UnitRecord, WorkUnit
 from tests.results.builders import record, results_of, unit, values
 
 
@@ -218,3 +220,129 @@ def test_a_flag_of_every_attack_is_said_once_without_their_names() -> None:
     units = [unit(attack=a, start=0, stop=1) for a in ("clean", "pgd20")]
     (row,) = leaderboard(units, [record(u, "S", flags=("trained in the dark",)) for u in units])
     assert row.flags == ["trained in the dark"]
+
+
+def _verified(cells: dict[tuple[str, str], str], **changes: Any) -> tuple[list[WorkUnit], list[UnitRecord]]:
+    """Units and records of a table, those of exact and certify a verifier's."""
+    units, records = [], []
+    for cell, verdicts in cells.items():
+        more = results_of({cell: verdicts}, proves=cell[1] in ("exact", "certify"), **changes)
+        units += more[0]
+        records += more[1]
+    return units, records
+
+
+def test_what_verifiers_prove_and_attacks_miss_is_counted_sample_by_sample() -> None:
+    """Exact breaks samples 2, 3 and 4 and leaves 7 undecided; pgd20 misses 3 and 4, noise all three."""
+    units, records = _verified(
+        {
+            ("net", "clean"): "MSSSSSSS",
+            ("net", "exact"): "MCBBBCCS",
+            ("net", "certify"): "MSSSSCSS",
+            ("net", "pgd20"): "MCBSSCCS",
+            ("net", "noise"): "MCSSSCCS",
+        }
+    )
+    (row,) = leaderboard(units, records)
+    assert row.proofs == {"exact": wilson(3, 8), "certify": wilson(1, 8)}
+    assert values(row.attacks) == {"exact": 4 / 8, "certify": 7 / 8, "pgd20": 6 / 8, "noise": 7 / 8}
+    assert (row.robust_lower, row.robust_upper) == (wilson(3, 8), wilson(4, 8))
+    assert row.exactly_broken == 3
+    assert row.missed == {"pgd20": 2, "noise": 3}
+
+
+def test_what_a_certificate_cannot_prove_and_exact_breaks_is_broken() -> None:
+    units, records = _verified({("net", "certify"): "SSCS", ("net", "exact"): "BCCB", ("net", "pgd20"): "SCCB"})
+    (row,) = leaderboard(units, records)
+    assert (row.robust_lower, row.robust_upper) == (wilson(2, 4), wilson(2, 4))
+    assert (row.exactly_broken, row.missed) == (2, {"pgd20": 1})
+
+
+def test_a_verifier_of_one_head_bounds_every_head_and_tells_what_each_misses() -> None:
+    units, records = _verified(
+        {
+            ("net@scores", "clean"): "SSSM",
+            ("net@scores", "exact"): "CBBM",
+            ("net@scores", "pgd20"): "CSSM",
+            ("net", "clean"): "SSSM",
+            ("net", "pgd20"): "CBSM",
+        }
+    )
+    rows = _by_model(leaderboard(units, records))
+    assert {(row.robust_lower, row.robust_upper) for row in rows.values()} == {(wilson(1, 4), wilson(1, 4))}
+    assert (rows["net@scores"].missed, rows["net"].missed) == ({"pgd20": 2}, {"pgd20": 1})
+    assert (list(rows["net@scores"].proofs), list(rows["net"].proofs)) == (["exact"], [])
+
+
+def test_nothing_is_missed_as_long_as_a_unit_is_missing() -> None:
+    units, records = _verified({("net", "exact"): "CB", ("net", "pgd20"): "CS", ("net", "noise"): "CS"})
+    (row,) = leaderboard(units, records[:2])
+    assert (row.missed, row.exactly_broken, row.robust_lower) == ({}, 0, None)
+    assert row.proofs == {"exact": wilson(1, 2)}
+
+
+def test_a_verifier_done_in_part_has_no_column() -> None:
+    units = [unit(attack=a, proves=a == "exact", start=s, stop=s + 2) for a in ("clean", "exact") for s in (0, 2)]
+    (row,) = leaderboard(units, [record(u, "CB" if u.attack == "exact" else "SS") for u in units[:3]])
+    assert (row.proofs, row.attacks, row.done) == ({}, {}, 2)
+
+
+EVIDENCE = (
+    r"sample 1 is both broken and certified \(linf 0\.03137\): net under pgd20, image in units/{}\.safetensors; net"
+)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_contradiction_names_both_files_whatever_comes_first(order: int) -> None:
+    units, records = _verified({("net", "exact"): "SC", ("net", "pgd20"): "SB", ("net", "noise"): "SC"})
+    proof = records[0].model_copy(update={"proofs_sha256": "p" * 64})
+    told = EVIDENCE.format(units[1].key) + f" under exact, proof in units/{units[0].key}\\.proofs\\.safetensors$"
+    with pytest.raises(UnsoundError, match=told):
+        check_sound([proof, *records[1:]][::order])
+    with pytest.raises(UnsoundError, match=told):
+        leaderboard(units, [proof, records[1]])  # unfinished, and yet it stops
+
+
+def test_a_certificate_without_proofs_is_shown_by_its_record() -> None:
+    units, records = results_of({("net", "mine:attack"): "SC", ("net", "pgd20"): "SB"})
+    with pytest.raises(UnsoundError, match=f"mine:attack, proof in units/{units[0].key}.json$"):
+        check_sound(records)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"eps": 4 / 255},
+        {"norm": "l2"},
+        {"weights_sha256": "x" * 64},
+        {"data_sha256": "x" * 64},
+        {"dataset": "mnist"},
+        {"group": "other"},
+        {"start": 4, "stop": 8},
+    ],
+)
+def test_certificates_are_about_their_own_threat_classifier_and_samples(changes: dict[str, Any]) -> None:
+    check_sound([record(unit(attack="exact", proves=True), "CCCC"), record(unit(**changes), "BBBB")])
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_both_bounds_are_counts_by_hand_over_random_tables(seed: int) -> None:
+    dice = random.Random(seed)
+    n = dice.randint(1, 30)
+    truth = [dice.choice("MCCBBS") for _ in range(n)]
+    possible = {"M": "M", "C": "CS", "B": "BS", "S": "S"}
+    cells = {("net", "clean"): "".join("M" if t == "M" else "S" for t in truth), ("net", "exact"): "".join(truth)}
+    for attack in ("certify", "pgd20", "noise"):
+        kinds = possible | {"B": "S"} if attack == "certify" else possible
+        cells["net", attack] = "".join(dice.choice(kinds[t]) for t in truth)
+    (row,) = leaderboard(*_verified(cells))
+    assert row.robust_lower == wilson(truth.count("C"), n)
+    assert row.robust_upper == wilson(truth.count("C") + truth.count("S"), n)
+    broken = [i for i, t in enumerate(truth) if t == "B"]
+    assert row.exactly_broken == len(broken)
+    expected = {a: sum(cells["net", a][i] == "S" for i in broken) for a in ("pgd20", "noise")} if broken else {}
+    assert row.missed == expected
+    assert row.robust_lower is not None
+    assert row.robust_upper is not None
+    assert row.robust_lower.value <= row.robust_upper.value <= min(p.value for p in row.attacks.values())
+    assert max(p.value for p in row.proofs.values()) <= row.robust_lower.value

@@ -1,6 +1,7 @@
 """Rows built by hand, in every form: fractions for machines, percentages for people, the undefined empty."""
 
 import csv
+import dataclasses
 import json
 import re
 from io import StringIO
@@ -234,3 +235,58 @@ def test_eps_is_shown_as_people_write_it(eps: float, shown: str) -> None:
 def test_what_is_shown_as_eps_is_the_eps(eps: float) -> None:
     numerator, _, denominator = show_eps(eps).partition("/")
     assert float(numerator) / float(denominator or 1) == pytest.approx(eps, rel=1e-5)
+
+
+VERIFIED = row(
+    model="kmeans",
+    group="kmeans",
+    attacks={"exact": wilson(80, 200), "pgd20": wilson(90, 200), "noise": wilson(95, 200)},
+    proofs={"exact": wilson(77, 200)},
+    robust_upper=wilson(80, 200),
+    robust_lower=wilson(77, 200),
+    exactly_broken=110,
+    missed={"pgd20": 10, "noise": 15},
+)
+
+
+def test_a_verifier_has_one_column_with_what_it_proves() -> None:
+    text = markdown([row(), VERIFIED])
+    proven, plain = _cells(text, "kmeans"), _cells(text, "net")
+    assert list(proven) == ["#", "model", "clean", "pgd20", "noise", "exact proves", "robust_lower", "robust_upper"]
+    assert (proven["exact proves"], proven["robust_lower"]) == ("38.50", "38.50")
+    assert proven["robust_upper"].startswith("40.00 (")
+    assert (plain["exact proves"], plain["noise"], plain["robust_lower"]) == ("–", "–", "0.00")
+
+
+@pytest.mark.parametrize("form", ["terminal", "md"])
+def test_blind_spots_and_what_is_left_undecided_are_told(form: str) -> None:
+    text = render([row(), VERIFIED], form)
+    assert "kmeans: of 110 samples broken by exact verification, missed: 10 by pgd20, 15 by noise" in text
+    assert "kmeans: 3 samples neither broken nor certified" in text
+    assert "net: " not in text
+
+
+@pytest.mark.parametrize("form", ["terminal", "md"])
+def test_what_is_left_undecided_is_told_where_nothing_broke(form: str) -> None:
+    nothing_broken = dataclasses.replace(VERIFIED, exactly_broken=0, missed={})
+    text = render([nothing_broken], form)
+    assert "kmeans: 3 samples neither broken nor certified" in text
+    assert "missed" not in text
+
+
+@pytest.mark.parametrize("form", ["terminal", "md"])
+def test_nothing_is_told_of_an_unfinished_row(form: str) -> None:
+    late = dataclasses.replace(VERIFIED, robust_upper=None, robust_lower=None, done=100, exactly_broken=0, missed={})
+    assert "neither broken" not in render([late], form)
+
+
+def test_machines_get_both_bounds_and_what_verifiers_prove() -> None:
+    (found,) = _json([VERIFIED])
+    proof = wilson(77, 200)
+    assert found["proofs"] == {"exact": {"certified_accuracy": 0.385, "low": proof.low, "high": proof.high, "n": 200}}
+    assert found["attacks"]["exact"]["robust_accuracy"] == 0.4
+    assert (found["robust_lower"], found["robust_upper"]) == (0.385, 0.4)
+    assert (found["exactly_broken"], found["missed"]) == (110, {"pgd20": 10, "noise": 15})
+    plain, proven = _csv([row(), VERIFIED])
+    assert (float(proven["exact_proves"]), float(proven["exact_proves_low"])) == (0.385, proof.low)
+    assert (float(proven["exact"]), float(proven["robust_lower"]), plain["exact_proves"]) == (0.4, 0.385, "")
