@@ -197,11 +197,15 @@ def test_two_spellings_of_a_radius_are_one_configuration() -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["quick", "full"])
-def test_the_shipped_configurations_are_valid_and_attack_at_8_255(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "threats"), [("quick", [("linf", 8 / 255)]), ("full", [("linf", 8 / 255), ("l2", 0.5)])]
+)
+def test_the_shipped_configurations_are_valid_and_attack_at_the_standard_radii(
+    name: str, threats: list[tuple[str, float]]
+) -> None:
     config = build_config(read_config(name), {})
     assert config.dataset in DATASETS
-    assert [(t.norm, t.eps) for t in config.threats] == [("linf", 8 / 255)]
+    assert [(t.norm, t.eps) for t in config.threats] == threats
     for attack in config.attacks:
         assert resolve_attack(attack).name == attack
 
@@ -215,9 +219,10 @@ def test_the_quick_configuration_is_the_main_job_of_the_issue() -> None:
         "pgd-at",
         "clustr",
         "clustr-qtrades",
+        "clustr-1lip",
     }
     assert "clustr-qtrades@scores" in config.models
-    assert set(config.attacks) == {"pgd20", "magnet100", "autoattack"}
+    assert set(config.attacks) == {"exact", "certify", "pgd20", "magnet100", "autoattack"}
     assert (config.dataset, config.samples) == ("fashion-mnist", 200)
 
 

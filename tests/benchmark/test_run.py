@@ -1,5 +1,6 @@
 """A run end to end in this process: cut short, cut differently, spread over workers, always the same numbers."""
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -173,8 +174,8 @@ def test_a_resumed_run_is_the_uninterrupted_run(lost: float, whole: Uninterrupte
     report = _run(whole.config(), folder)
     _same_records(whole.folder, folder)
     assert report.rows == whole.report.rows
-    for path, time in before.items():
-        assert path.stat().st_mtime_ns == time, "a finished unit was run again"
+    for path, modified in before.items():
+        assert path.stat().st_mtime_ns == modified, "a finished unit was run again"
 
 
 @pytest.mark.parametrize("batch_size", [1, 7])
@@ -283,6 +284,22 @@ def test_an_unsound_unit_ends_everything(units: list[WorkUnit]) -> None:
     assert isinstance(next(outcomes), Outcome)
     with pytest.raises(UnsoundError, match="both"):
         next(outcomes)
+
+
+def _slow_or_unsound(unit: WorkUnit) -> Outcome:
+    """Leaves a file for each unit that was begun."""
+    Path(unit.model).joinpath(str(unit.seed)).touch()
+    if unit.seed == 0:
+        raise UnsoundError("both")
+    time.sleep(0.3)
+    raise RuntimeError("no outcome")
+
+
+def test_workers_stop_at_an_unsound_unit(tmp_path: Path) -> None:
+    units = [unit_for(grey([0.1]), model=str(tmp_path), seed=seed) for seed in range(30)]
+    with pytest.raises(UnsoundError, match="both"):
+        list(execute(_slow_or_unsound, units, 2))
+    assert len(list(tmp_path.iterdir())) < 20
 
 
 def test_nothing_to_do_is_done(units: list[WorkUnit]) -> None:
