@@ -126,10 +126,9 @@ def search(
 ) -> Found:
     """Run a method on every sample until it is broken or its runs are used up, or abandoned by `give_up`.
 
-    `spared` samples are never abandoned.
-
     A step's image is claimed when its margin is positive or 0 (or within the model's `slack` below, where the
-    search runs in a cheaper copy); only `confirm`, the judge of the true model, makes a claim a break.
+    search runs in a cheaper copy); only `confirm`, the judge of the true model, makes a claim a break. `spared`
+    samples are never abandoned.
     """
     return _Scheduler(model, method, x, y, threat, seed, sample_ids, give_up, spared).carry_out()
 

@@ -63,9 +63,7 @@ class Bfloat16Clustering(Bfloat16):
     def judged(self) -> nn.Module:
         """The head that decides a prediction, over the same distances."""
         inner = judged_by(self.model)
-        if inner is self.model or not isinstance(inner, ClusteringClassifier):
-            return self
-        return Bfloat16Clustering(inner, inner)
+        return self if inner is self.model else _in_autocast(inner)
 
     @property
     def cluster_labels(self) -> Tensor:
@@ -116,7 +114,11 @@ def in_bfloat16(model: nn.Module, image: Float[Tensor, "1 *image"]) -> nn.Module
         for name, child in list(parent.named_children()):
             if child in stand_ins:
                 setattr(parent, name, stand_ins[child])
-    return Bfloat16Clustering(twin, twin) if isinstance(twin, ClusteringClassifier) else Bfloat16(twin)
+    return _in_autocast(twin)
+
+
+def _in_autocast(model: nn.Module) -> nn.Module:
+    return Bfloat16Clustering(model, model) if isinstance(model, ClusteringClassifier) else Bfloat16(model)
 
 
 def _layers_met(model: nn.Module, image: Tensor) -> list[nn.Module]:

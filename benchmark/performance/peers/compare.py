@@ -41,8 +41,9 @@ REFERENCE = "pyautoattack"
 OURS = ("autoattack", "autoattack-fast", "screen")
 EXACT_FIRST = ("kmeans", "exact, autoattack")
 """What `bench run --attack exact --attack autoattack` does: AutoAttack leaves alone what the verifier proves."""
-ENSEMBLES = ("torchattacks-100-steps", "art")
-"""Other libraries' AutoAttack: one round. Upstream's published settings are pyautoattack's up to 250 samples."""
+ENSEMBLES = ("torchattacks-100-steps",)
+"""Other libraries' AutoAttack, one round: ART's takes minutes a model and is left out. Upstream's settings are
+pyautoattack's up to 250 samples."""
 PEERS = ("torchattacks", "foolbox", "art", "adv_lib")
 STEPS = {"pgd20": 20, "pgd100": 100}
 RESTARTS = 10
