@@ -120,9 +120,10 @@ ENSEMBLES: dict[str, tuple[Part, ...]] = {
     ),
 }
 """`fast` is standard's four attacks behind short ones, each sample abandoned when too much of its margin is left;
-`screen` has neither FAB nor a long Square (short starts and few targets as in Gao et al. 2022 and Liu et al. 2022). So that a model that hides its gradients is not taken for a robust one, no sample is abandoned that met a zero
-gradient or that a few random queries brought further than the gradients had. The shares were chosen on validation
-images of four models (nominal, clustr, clustr-qtrades, pgd-at)."""
+`screen` has neither FAB nor a long Square (short starts and few targets as in Gao et al. 2022 and Liu et al. 2022). So
+that a model that hides its gradients is not taken for a robust one, no sample is abandoned that met a zero gradient or
+that a few random queries brought further than the gradients had. The shares were chosen on validation images of four
+models (nominal, clustr, clustr-qtrades, pgd-at)."""
 
 
 def autoattack(
