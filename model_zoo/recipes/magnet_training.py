@@ -39,13 +39,15 @@ class MagnetSettings:
 
 @dataclass(frozen=True)
 class MagnetBatch:
-    """What an extra term of the loss may use: the batch, its features and the current clusters."""
+    """What an extra term of the loss may use: the batch, its features, the current clusters and those drawn."""
 
     backbone: nn.Module
     x: Float[Tensor, "b c h w"]
+    y: Int[Tensor, " b"]
     features: Float[Tensor, "b d"]
     centroids: Float[Tensor, "k d"]
     labels: Int[Tensor, " k"]
+    chosen: Int[Tensor, " m"]
     variance: float
     generator: torch.Generator
 
@@ -141,7 +143,19 @@ def fit_magnet(
             totals["magnet"] += loss.item()
             index.losses[chosen] = 0.9 * index.losses[chosen] + 0.1 * per_cluster.cpu()
             if extra is not None:
-                term = extra(MagnetBatch(backbone, x, features, centroids, labels, index.variance, generator))
+                term = extra(
+                    MagnetBatch(
+                        backbone=backbone,
+                        x=x,
+                        y=data.y[images].to(run.device),
+                        features=features,
+                        centroids=centroids,
+                        labels=labels,
+                        chosen=chosen.to(run.device),
+                        variance=index.variance,
+                        generator=generator,
+                    )
+                )
                 check_finite(term, "extra term", epoch * steps + step)
                 totals["extra"] += term.item()
                 loss = loss + term

@@ -10,7 +10,27 @@ from typing import Any
 from torch import nn
 
 from model_zoo.errors import ModelError
-from model_zoo.recipes import clustr, clustr_1lip, clustr_qtrades, kmeans, nominal, nominal_kmeans_head, pgd_at
+from model_zoo.recipes import (
+    clustr,
+    clustr_1lip,
+    clustr_adv,
+    clustr_ce_qtrades,
+    clustr_ce_qtrades_mse,
+    clustr_e_qtrades,
+    clustr_e_qtrades_mse,
+    clustr_qtrades,
+    clustr_qtrades_mse,
+    clustr_trades_1,
+    clustr_trades_2,
+    free_at,
+    kmeans,
+    magnet,
+    nominal,
+    nominal_kmeans_head,
+    pgd_at,
+    qtrades,
+    trades,
+)
 from model_zoo.recipes.data import TrainingData
 from model_zoo.recipes.loop import TrainingRun
 
@@ -41,6 +61,18 @@ RECIPES: dict[str, Recipe] = {
         "clustr": clustr,
         "clustr-qtrades": clustr_qtrades,
         "clustr-1lip": clustr_1lip,
+        "free-at": free_at,
+        "trades": trades,
+        "qtrades": qtrades,
+        "magnet": magnet,
+        "clustr-qtrades-mse": clustr_qtrades_mse,
+        "clustr-ce-qtrades": clustr_ce_qtrades,
+        "clustr-ce-qtrades-mse": clustr_ce_qtrades_mse,
+        "clustr-e-qtrades": clustr_e_qtrades,
+        "clustr-e-qtrades-mse": clustr_e_qtrades_mse,
+        "clustr-trades-1": clustr_trades_1,
+        "clustr-trades-2": clustr_trades_2,
+        "clustr-adv": clustr_adv,
     }.items()
 }
 

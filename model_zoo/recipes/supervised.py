@@ -34,8 +34,18 @@ class Supervised:
     weight_decay: float = 5e-4
 
 
-def fit(data: TrainingData, settings: Supervised, run: TrainingRun, stage: str, batch_loss: BatchLoss) -> LogitsModel:
-    """SGD with Nesterov momentum 0.9 and a one-cycle learning rate; the last epoch's weights."""
+def fit(
+    data: TrainingData,
+    settings: Supervised,
+    run: TrainingRun,
+    stage: str,
+    batch_loss: BatchLoss,
+    replays: int = 1,
+) -> LogitsModel:
+    """SGD with Nesterov momentum 0.9 and a one-cycle learning rate; the last epoch's weights.
+
+    Each batch is used `replays` times in a row.
+    """
     torch.manual_seed(run.seed)  # initialisation only; every later number has a generator of its own
     network = build(settings.architecture, data.x.shape[1], data.num_classes)
     model = channels_last(LogitsModel(network, data.mean, data.std).to(run.device))
@@ -50,15 +60,16 @@ def fit(data: TrainingData, settings: Supervised, run: TrainingRun, stage: str, 
         total = 0.0
         batches = list(shuffled_batches(len(data.x), settings.batch_size, generator))
         for step, batch in enumerate(run.progress(batches, f"{stage} {epoch + 1}/{settings.epochs}")):
-            progress = (epoch + step / steps) / settings.epochs
-            set_learning_rate(optimiser, one_cycle(progress, settings.learning_rate))
             x = augment(data.x[batch].to(run.device), data.name, generator)
-            loss = batch_loss(model, x, data.y[batch].to(run.device), generator)
-            check_finite(loss, "training loss", epoch * steps + step)
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            optimiser.step()
-            total += loss.item()
+            for replay in range(replays):
+                progress = (epoch + (step + replay / replays) / steps) / settings.epochs
+                set_learning_rate(optimiser, one_cycle(progress, settings.learning_rate))
+                loss = batch_loss(model, x, data.y[batch].to(run.device), generator)
+                check_finite(loss, "training loss", epoch * steps + step)
+                optimiser.zero_grad(set_to_none=True)
+                loss.backward()
+                optimiser.step()
+                total += loss.item() / replays
         model.eval()
         return {"loss": total / len(batches), "validation": accuracy(model, data.x_val, data.y_val)}
 

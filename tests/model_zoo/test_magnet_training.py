@@ -11,13 +11,13 @@ from attacks.threat import NORMS, Norm, Threat
 from model_zoo.adapter import LogitsModel
 from model_zoo.architectures import build
 from model_zoo.magnet import MagnetClassifier
-from model_zoo.recipes import clustr_qtrades, magnet_training
+from model_zoo.recipes import magnet_training
 from model_zoo.recipes.cluster_index import cluster_features
-from model_zoo.recipes.data import TrainingData
 from model_zoo.recipes.loop import TrainingRun
-from model_zoo.recipes.magnet_training import ExtraTerm, MagnetBatch, MagnetSettings, fit_classifier, magnet_loss
+from model_zoo.recipes.magnet_training import MagnetBatch, MagnetSettings, fit_classifier, magnet_loss
 from model_zoo.recipes.perturb import uniform_start
 from model_zoo.recipes.soft_assignment import log_probabilities
+from model_zoo.recipes.stability import StabilitySettings, stability_term
 from tests.model_zoo.builders import Array, brute_squared_distances, digits_data, images
 
 CLUSTERS, PER_CLUSTER = torch.tensor([4, 0, 7, 2]), 5
@@ -149,32 +149,55 @@ def test_training_starts_lie_in_the_threat_and_differ(norm: Norm) -> None:
         assert float(offsets.square().mean()) == pytest.approx(1 / 3, abs=4 * np.sqrt(4 / 45 / len(offsets)))
 
 
-def captured_extra_term(settings: clustr_qtrades.Settings, monkeypatch: pytest.MonkeyPatch) -> ExtraTerm:
-    """The term that `clustr-qtrades` hands to Magnet training."""
-    terms: list[ExtraTerm] = []
-
-    def instead(*arguments: object) -> None:
-        terms.append(arguments[-1])  # type: ignore[arg-type]
-
-    monkeypatch.setattr(clustr_qtrades, "fit_magnet", instead)
-    monkeypatch.setattr(clustr_qtrades, "warm_start", lambda *_: None)
-    data = digits_data()
-    four_classes = TrainingData(data.name, data.sha256, 4, data.x, data.y, data.x_val, data.y_val)
-    run = TrainingRun(seed=0, device=torch.device("cpu"), folder=None, identity="")
-    clustr_qtrades.train(four_classes, settings, run)
-    return terms[0]
+DIVERGENCES: dict[str, Callable[[Array, Array], Array]] = {
+    "ce": lambda q, p: -(p * np.log(q)).sum(axis=1),
+    "mse": lambda q, p: ((q - p) ** 2).mean(axis=1),
+    "kl": lambda q, p: (p * np.log(p / q)).sum(axis=1),
+}
+"""Transcribed: q of the attacked image, p of the clean one."""
 
 
 @pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize("head", ["scores", "log_sum_exp"])
-def test_the_qtrades_term_is_equation_5_of_clustr(head: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """lambda * CE(p(x_adv), p(x)) with x_adv one sign step from uniform noise, transcribed in NumPy."""
-    settings = clustr_qtrades.Settings(weight=3.0, eps=0.1, step_size=0.12, head=head)
-    term = captured_extra_term(settings, monkeypatch)
+@pytest.mark.parametrize(
+    ("divergence", "climbed", "head", "labelled", "steps"),
+    [
+        ("ce", "ce", "scores", 0.0, 1),
+        ("ce", "ce", "log_sum_exp", 0.0, 1),
+        ("mse", "mse", "scores", 0.0, 1),
+        ("ce", "ce", "scores", 2.0, 1),
+        ("mse", "mse", "scores", 2.0, 1),
+        ("ce", "ce", "scores", 0.0, 2),
+        ("ce", "kl", "scores", 0.0, 2),
+        ("kl", "kl", "scores", 0.0, 1),
+    ],
+)
+def test_the_stability_term_is_the_papers(
+    divergence: str, climbed: str, head: str, labelled: float, steps: int
+) -> None:
+    """weight D(p(x_adv), p(x)) + labelled CE(p(x), y), x_adv by sign steps from uniform noise, in NumPy."""
+    settings = StabilitySettings(
+        weight=3.0,
+        cross_entropy_weight=labelled,
+        divergence=divergence,
+        climbed=climbed,
+        eps=0.1,
+        step_size=0.12 / steps,
+        steps=steps,
+        head=head,
+    )
     x, centroids, variance = images(6), images(7, seed=1).flatten(1), 2.0
+    y = torch.tensor([0, 1, 3, 0, 1, 3])
     backbone = nn.Flatten().train()
     batch = MagnetBatch(
-        backbone, x, x.flatten(1), centroids, CENTROID_LABELS, variance, torch.Generator().manual_seed(8)
+        backbone=backbone,
+        x=x,
+        y=y,
+        features=x.flatten(1),
+        centroids=centroids,
+        labels=CENTROID_LABELS,
+        chosen=torch.arange(3),
+        variance=variance,
+        generator=torch.Generator().manual_seed(8),
     )
     noise = (2 * torch.rand(x.shape, generator=torch.Generator().manual_seed(8)) - 1) * 0.1
     image = x.double().numpy()
@@ -182,26 +205,34 @@ def test_the_qtrades_term_is_equation_5_of_clustr(head: str, monkeypatch: pytest
     p = equation_4(x, centroids, variance, head)
     present = p.min(axis=0) > 0  # through eq. 4 itself, class 2 has probability 0 and adds nothing
 
-    def cross_entropies(at: Array) -> Array:
+    def distances(name: str, at: Array) -> Array:
         q = equation_4(torch.from_numpy(at), centroids, variance, head)
-        values: Array = -(p[:, present] * np.log(q[:, present])).sum(axis=1)
-        return values
+        return DIVERGENCES[name](q[:, present], p[:, present])
 
-    def total(at: Array) -> float:
-        return float(cross_entropies(at).sum())
-
-    x_adv = start + 0.12 * np.sign(finite_differences(total, start, 1e-5))
-    x_adv = np.clip(np.clip(x_adv, image - 0.1, image + 0.1), 0, 1)
-    expected = 3.0 * cross_entropies(x_adv).mean()
-    moved = expected - 3.0 * cross_entropies(start).mean()
-    assert moved > 1e-3, "the step must show"
-    assert term(batch).item() == pytest.approx(expected, abs=moved / 100)
+    x_adv = start
+    for _ in range(steps):
+        slope = finite_differences(lambda at: float(distances(climbed, at).sum()), x_adv, 1e-5)
+        x_adv = x_adv + settings.step_size * np.sign(slope)
+        x_adv = np.clip(np.clip(x_adv, image - 0.1, image + 0.1), 0, 1)
+    natural = -labelled * np.log(p[np.arange(6), y.numpy()]).mean() if labelled else 0.0
+    expected = 3.0 * distances(divergence, x_adv).mean() + natural
+    moved = 3.0 * (distances(divergence, x_adv) - distances(divergence, start)).mean()
+    assert moved > 1e-6, "the steps must show"
+    found = stability_term(settings, 4)(batch).item()
+    assert found == pytest.approx(expected, abs=max(moved / 100, 2e-6))
     assert backbone.training
 
 
-def test_qtrades_knows_two_heads(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match="head must be scores or log_sum_exp, got 'probabilities'"):
-        captured_extra_term(clustr_qtrades.Settings(head="probabilities"), monkeypatch)
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"head": "probabilities"}, "head must be scores or log_sum_exp, got 'probabilities'"),
+        ({"climbed": "l2"}, "divergence and climbed must be one of ce, mse, kl, got 'l2'"),
+    ],
+)
+def test_the_term_knows_two_heads_and_three_divergences(changes: dict[str, str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        stability_term(StabilitySettings(**changes), 4)  # type: ignore[arg-type]
 
 
 def test_the_learning_rate_falls_in_a_line_to_0(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,6 +32,23 @@ SMALL: dict[str, dict[str, object]] = {
     "clustr": MAGNET,
     "clustr-qtrades": MAGNET | {"weight": 1.0},
     "clustr-1lip": MAGNET | {"epochs": 3, "width": 32, "features": 16},
+    "free-at": SUPERVISED | {"replays": 2, "eps": 0.05},
+    "trades": SUPERVISED | {"steps": 2, "eps": 0.05, "step_size": 0.03, "beta": 1.0},
+    "qtrades": SUPERVISED | {"eps": 0.05, "step_size": 0.03, "weight": 1.0},
+    "magnet": MAGNET | {"epochs": 4},
+    "clustr-adv": MAGNET | {"weight": 1.0, "steps": 2, "step_size": 0.02},
+    **{
+        f"clustr-{name}": MAGNET | {"weight": 1.0}
+        for name in (
+            "qtrades-mse",
+            "ce-qtrades",
+            "ce-qtrades-mse",
+            "e-qtrades",
+            "e-qtrades-mse",
+            "trades-1",
+            "trades-2",
+        )
+    },
 }
 
 
@@ -59,19 +76,15 @@ def nominal_file(data: TrainingData, tmp_path_factory: pytest.TempPathFactory) -
 
 def train(recipe: str, data: TrainingData, nominal_file: str, run: TrainingRun, **changes: object) -> nn.Module:
     settings = small(recipe, **changes)
-    if hasattr(settings, "warm_start"):
+    if hasattr(settings, "warm_start") and recipe != "magnet":
         settings = dataclasses.replace(settings, warm_start=nominal_file)
     return RECIPES[recipe].train(data, settings, run)
 
 
+LOGITS = ("nominal", "pgd-at", "free-at", "trades", "qtrades")
 KINDS: dict[str, type[nn.Module]] = {
-    "kmeans": KMeansClassifier,
-    "nominal": LogitsModel,
-    "nominal-kmeans-head": MagnetClassifier,
-    "pgd-at": LogitsModel,
-    "clustr": MagnetClassifier,
-    "clustr-qtrades": MagnetClassifier,
-    "clustr-1lip": MagnetClassifier,
+    recipe: KMeansClassifier if recipe == "kmeans" else LogitsModel if recipe in LOGITS else MagnetClassifier
+    for recipe in RECIPES
 }
 
 
@@ -89,7 +102,22 @@ def test_every_recipe_learns_digits_better_than_chance(recipe: str, data: Traini
     assert accuracy(model, data.x_val, data.y_val, batch_size=7) == pytest.approx(correct)
 
 
-@pytest.mark.parametrize("recipe", ["kmeans", "nominal", "pgd-at", "clustr", "clustr-qtrades", "clustr-1lip"])
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        "kmeans",
+        "nominal",
+        "pgd-at",
+        "free-at",
+        "trades",
+        "qtrades",
+        "magnet",
+        "clustr",
+        "clustr-qtrades",
+        "clustr-adv",
+        "clustr-1lip",
+    ],
+)
 def test_a_training_is_determined_by_its_seed(recipe: str, data: TrainingData, nominal_file: str) -> None:
     brief = {} if recipe == "kmeans" else {"epochs": 1}
     torch.manual_seed(1)
@@ -172,7 +200,7 @@ def killing(stage: str, harm: Callable[[], None] | None = None) -> Progress:
     return progress
 
 
-@pytest.mark.parametrize("recipe", ["nominal", "pgd-at", "clustr", "clustr-qtrades", "clustr-1lip"])
+@pytest.mark.parametrize("recipe", ["nominal", "pgd-at", "free-at", "clustr", "clustr-qtrades", "clustr-1lip"])
 def test_a_killed_training_ends_with_the_weights_of_an_uninterrupted_one(
     recipe: str, data: TrainingData, nominal_file: str, tmp_path: Path
 ) -> None:

@@ -1,0 +1,21 @@
+"""`clustr-ce-qtrades`: QTRADES and a cross entropy on the clean image (Bhardwaj et al. 2022, section 4.1).
+
+loss = Magnet + lambda CE(p(f(x_adv)), p(f(x))) + lambda' CE(p(f(x)), y), lambda = 8, lambda' = 2. Readings of what is
+open: `stability.py`. D: all clusters, where the paper takes 10 of 20.
+"""
+
+from dataclasses import dataclass
+
+from model_zoo.magnet import MagnetClassifier
+from model_zoo.recipes.data import TrainingData
+from model_zoo.recipes.loop import TrainingRun
+from model_zoo.recipes.stability import StabilitySettings, fit_stable
+
+
+@dataclass(frozen=True)
+class Settings(StabilitySettings):
+    cross_entropy_weight: float = 2.0
+
+
+def train(data: TrainingData, settings: Settings, run: TrainingRun) -> MagnetClassifier:
+    return fit_stable(data, settings, run, "clustr-ce-qtrades")
