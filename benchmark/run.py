@@ -108,9 +108,8 @@ def _searched(name: str, search: str, dataset: str, root: Path | None, device: s
 def run(request: Request, store: Store, data_root: Path | None, advance: Callable[[int, int], Advance]) -> Report:
     """Carry out the pending units of a request, verifiers first, and write the leaderboard into the run's folder.
 
-    Raises UnsoundError, with both pieces of evidence, as soon as a sample is broken and certified, also by records
-    that were there before.
-    `advance(total, done)` is called once and returns what is called after each unit.
+    `advance(total, done)` is called once and returns what is called after each unit. Raises UnsoundError, with both
+    pieces of evidence, as soon as a sample is broken and certified, also by records that were there before.
     """
     config = request.config
     units = plan(request)

@@ -32,11 +32,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-root", type=Path, help="Folder with MNIST; without one, that part is left out.")
     root = parser.parse_args().data_root
+    option = " --data-root DIR" if root else ""
     lines = [
         "# Exact verification of k-means",
         "",
-        f"`python -m benchmark.performance.exact` on {time.strftime('%Y-%m-%d')}, commit {provenance.commit()[:10]}, "
-        f"{provenance.machine(torch.device('cpu'))}; torch {torch.__version__}.",
+        f"`python -m benchmark.performance.exact{option}` on {time.strftime('%Y-%m-%d')}, "
+        f"commit {provenance.commit()[:10]}, {provenance.machine(torch.device('cpu'))}; torch {torch.__version__}.",
         "",
         *_fashion_mnist(),
         "",

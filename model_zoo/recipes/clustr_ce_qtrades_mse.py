@@ -7,14 +7,14 @@ open: `stability.py`. D: all clusters, where the paper takes 10 of 20.
 from dataclasses import dataclass
 
 from model_zoo.magnet import MagnetClassifier
+from model_zoo.recipes import clustr_ce_qtrades
 from model_zoo.recipes.data import TrainingData
 from model_zoo.recipes.loop import TrainingRun
-from model_zoo.recipes.stability import StabilitySettings, fit_stable
+from model_zoo.recipes.stability import fit_stable
 
 
 @dataclass(frozen=True)
-class Settings(StabilitySettings):
-    cross_entropy_weight: float = 2.0
+class Settings(clustr_ce_qtrades.Settings):
     divergence: str = "mse"
     climbed: str = "mse"
 

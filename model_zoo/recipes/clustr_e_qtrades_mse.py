@@ -7,18 +7,14 @@ loss = Magnet + lambda MSE(p(f(x)), p(f(x_adv))), lambda = 6, one cluster a clas
 from dataclasses import dataclass
 
 from model_zoo.magnet import MagnetClassifier
+from model_zoo.recipes import clustr_e_qtrades
 from model_zoo.recipes.data import TrainingData
 from model_zoo.recipes.loop import TrainingRun
-from model_zoo.recipes.stability import StabilitySettings, fit_stable
+from model_zoo.recipes.stability import fit_stable
 
 
 @dataclass(frozen=True)
-class Settings(StabilitySettings):
-    weight: float = 6.0
-    steps: int = 10
-    step_size: float = 2 / 255
-    clusters_per_class: int = 1
-    batch_clusters: int = 10
+class Settings(clustr_e_qtrades.Settings):
     divergence: str = "mse"
     climbed: str = "mse"
 

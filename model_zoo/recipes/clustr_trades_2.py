@@ -7,17 +7,14 @@ loss = Magnet + lambda KL(p(f(x)) || p(f(x_adv))), x_adv by ten steps up the sam
 from dataclasses import dataclass
 
 from model_zoo.magnet import MagnetClassifier
+from model_zoo.recipes import clustr_trades_1
 from model_zoo.recipes.data import TrainingData
 from model_zoo.recipes.loop import TrainingRun
-from model_zoo.recipes.stability import StabilitySettings, fit_stable
+from model_zoo.recipes.stability import fit_stable
 
 
 @dataclass(frozen=True)
-class Settings(StabilitySettings):
-    weight: float = 6.0
-    steps: int = 10
-    step_size: float = 2 / 255
-    climbed: str = "kl"
+class Settings(clustr_trades_1.Settings):
     divergence: str = "kl"
 
 

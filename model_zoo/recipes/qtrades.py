@@ -8,9 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from attacks.pgd import climb
 from attacks.threat import Threat
 from model_zoo.adapter import LogitsModel
 from model_zoo.recipes.data import TrainingData
@@ -18,6 +16,7 @@ from model_zoo.recipes.loop import TrainingRun
 from model_zoo.recipes.perturb import uniform_start
 from model_zoo.recipes.stability import cross_entropy
 from model_zoo.recipes.supervised import Supervised, fit
+from model_zoo.recipes.trades import trades_loss
 
 
 @dataclass(frozen=True)
@@ -33,20 +32,16 @@ def train(data: TrainingData, settings: Settings, run: TrainingRun) -> LogitsMod
     threat = Threat("linf", settings.eps)
 
     def loss(model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
-        model.eval()
-        with torch.no_grad():
-            clean = model(x).log_softmax(dim=1)
-        x_adv = climb(
-            lambda images: cross_entropy(model(images).log_softmax(dim=1), clean),
+        return trades_loss(
+            model,
             x,
+            y,
             uniform_start(x, threat, generator),
             threat,
+            cross_entropy,
+            weight=settings.weight,
             steps=1,
             step_size=settings.step_size,
         )
-        model.train()
-        logits = model(x)
-        distance = cross_entropy(model(x_adv).log_softmax(dim=1), logits.log_softmax(dim=1)).mean()
-        return functional.cross_entropy(logits, y) + settings.weight * distance
 
     return fit(data, settings, run, "qtrades", loss)

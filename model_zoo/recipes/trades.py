@@ -4,9 +4,11 @@ loss = CE(p(x), y) + beta KL(p(x) || p(x_adv)), beta = 6. x_adv: ten steps of 2/
 x + 0.001 N(0, 1), inside linf 8/255. The examples are made in eval mode.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -31,25 +33,51 @@ class Settings(Supervised):
     steps: int = 10
 
 
+def trades_loss(
+    model: nn.Module,
+    x: Float[Tensor, "b c h w"],
+    y: Int[Tensor, " b"],
+    start: Float[Tensor, "b c h w"],
+    threat: Threat,
+    divergence: Callable[[Tensor, Tensor], Tensor],
+    *,
+    weight: float,
+    steps: int,
+    step_size: float,
+) -> Float[Tensor, ""]:
+    """CE(p(x), y) + weight D(p(x_adv), p(x)), x_adv by steps up the same divergence D from `start`."""
+    model.eval()
+    with torch.no_grad():
+        clean = model(x).log_softmax(dim=1)
+    x_adv = climb(
+        lambda images: divergence(model(images).log_softmax(dim=1), clean),
+        x,
+        start,
+        threat,
+        steps=steps,
+        step_size=step_size,
+    )
+    model.train()
+    logits = model(x)
+    distance = divergence(model(x_adv).log_softmax(dim=1), logits.log_softmax(dim=1)).mean()
+    return functional.cross_entropy(logits, y) + weight * distance
+
+
 def train(data: TrainingData, settings: Settings, run: TrainingRun) -> LogitsModel:
     threat = Threat("linf", settings.eps)
 
     def loss(model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
-        model.eval()
-        with torch.no_grad():
-            clean = model(x).log_softmax(dim=1)
-        noise = _START * torch.randn(x.shape, generator=generator).to(x.device)
-        x_adv = climb(
-            lambda images: kl_divergence(model(images).log_softmax(dim=1), clean),
+        start = threat.project(x, x + _START * torch.randn(x.shape, generator=generator).to(x.device))
+        return trades_loss(
+            model,
             x,
-            threat.project(x, x + noise),
+            y,
+            start,
             threat,
+            kl_divergence,
+            weight=settings.beta,
             steps=settings.steps,
             step_size=settings.step_size,
         )
-        model.train()
-        logits = model(x)
-        distance = kl_divergence(model(x_adv).log_softmax(dim=1), logits.log_softmax(dim=1)).mean()
-        return functional.cross_entropy(logits, y) + settings.beta * distance
 
     return fit(data, settings, run, "trades", loss)
