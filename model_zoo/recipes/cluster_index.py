@@ -38,7 +38,7 @@ def cluster_features(
     labels: list[int] = []
     assignments = torch.zeros(len(features), dtype=torch.int64)
     for c in range(num_classes):
-        members = torch.nonzero(y == c).flatten()
+        members = torch.nonzero(y.cpu() == c).flatten()
         if len(members) < clusters_per_class:
             raise ValueError(f"class {c} has {len(members)} training images, fewer than {clusters_per_class} clusters")
         fitted = KMeans(clusters_per_class, n_init=1, random_state=seed).fit(features[members].numpy())

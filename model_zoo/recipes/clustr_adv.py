@@ -13,11 +13,11 @@ from torch import Tensor
 from attacks.pgd import climb
 from attacks.threat import Threat
 from model_zoo.magnet import MagnetClassifier
+from model_zoo.recipes.cluster_training import ClusterBatch
 from model_zoo.recipes.data import TrainingData
 from model_zoo.recipes.loop import TrainingRun
 from model_zoo.recipes.magnet_training import (
     ExtraTerm,
-    MagnetBatch,
     MagnetSettings,
     check_batch,
     fit_magnet,
@@ -41,7 +41,7 @@ def adversarial_term(settings: Settings) -> ExtraTerm:
     """weight Magnet(f(x_adv), y) of a batch."""
     threat = Threat("linf", settings.eps)
 
-    def term(batch: MagnetBatch) -> Tensor:
+    def term(batch: ClusterBatch) -> Tensor:
         def magnet(images: Tensor, alpha: float) -> Tensor:
             return magnet_loss(batch.backbone(images), batch.chosen, batch.labels[batch.chosen], alpha)[0]
 

@@ -1,5 +1,6 @@
 """What a recipe is given to train on."""
 
+import dataclasses
 from dataclasses import dataclass
 
 import torch
@@ -29,6 +30,12 @@ class TrainingData:
     @property
     def std(self) -> list[float]:
         return [float(v) for v in self.x.std(dim=(0, 2, 3)).clamp_min(1e-6)]
+
+    def on(self, device: torch.device) -> "TrainingData":
+        """The same data with the training images on a device, where it has one of its own."""
+        if device.type == "cpu":
+            return self
+        return dataclasses.replace(self, x=self.x.to(device), y=self.y.to(device))
 
 
 def hold_out(name: str, sha256: str, num_classes: int, x: Tensor, y: Tensor) -> TrainingData:
@@ -61,5 +68,6 @@ def augment(x: Float[Tensor, "n c h w"], dataset: str, generator: torch.Generato
     rows = torch.randint(2 * shift + 1, (n, 1), generator=generator) + torch.arange(h)
     columns = torch.randint(2 * shift + 1, (n, 1), generator=generator) + torch.arange(w)
     sample = torch.arange(n)[:, None, None]
-    picked = padded[sample, :, rows[:, :, None], columns[:, None, :]]
+    places = (part.to(x.device) for part in (sample, rows[:, :, None], columns[:, None, :]))
+    picked = padded[next(places), :, next(places), next(places)]
     return picked.permute(0, 3, 1, 2).contiguous()

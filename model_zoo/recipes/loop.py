@@ -3,9 +3,11 @@
 import hashlib
 import json
 import logging
+import math
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,12 @@ class TrainingRun:
         name = "/".join(map(str, (self.seed, *purpose)))
         key = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=4).digest(), "little")
         return torch.Generator().manual_seed(key)
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """bfloat16 on an accelerator; a CPU trains in float32."""
+        if self.device.type == "cpu":
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
 
 Epoch = Callable[[int], dict[str, float]]
@@ -68,10 +76,40 @@ def train_epochs(
     return history
 
 
-def check_finite(loss: Tensor, term: str, step: int) -> None:
-    """Raise FloatingPointError, naming the term, when a loss is not finite."""
-    if not torch.isfinite(loss):
-        raise FloatingPointError(f"the {term} became {loss.item()} at step {step}; the last good checkpoint is kept")
+class LossLog:
+    """The terms of an epoch's losses, read in groups of `every` steps: an accelerator need not wait each step."""
+
+    def __init__(self, first_step: int, every: int):
+        self._step, self._every = first_step, every
+        self._waiting: list[Tensor] = []
+        self._terms: list[str] = []
+        self._read: list[list[float]] = []
+
+    def add(self, terms: Mapping[str, Tensor]) -> None:
+        """Note a step's terms; FloatingPointError names the first step and term that is not finite, once it is read."""
+        self._terms = list(terms)
+        self._waiting.append(torch.stack([value.detach().float() for value in terms.values()]))
+        if len(self._waiting) == self._every:
+            self._flush()
+
+    def means(self) -> dict[str, float]:
+        """The mean of each term over the epoch."""
+        self._flush()
+        columns = zip(*self._read, strict=True)
+        return {name: sum(column) / len(column) for name, column in zip(self._terms, columns, strict=True)}
+
+    def _flush(self) -> None:
+        if not self._waiting:
+            return
+        for values in torch.stack(self._waiting).tolist():
+            for name, value in zip(self._terms, values, strict=True):
+                if not math.isfinite(value):
+                    raise FloatingPointError(
+                        f"the {name} became {value} at step {self._step}; the last good checkpoint is kept"
+                    )
+            self._read.append(values)
+            self._step += 1
+        self._waiting.clear()
 
 
 def shuffled_batches(n: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:

@@ -8,9 +8,10 @@ suggests that it did otherwise, but not what. D: all clusters.
 from model_zoo.adapter import FeatureExtractor
 from model_zoo.magnet import MagnetClassifier
 from model_zoo.recipes.cluster_index import all_features, cluster_features
+from model_zoo.recipes.cluster_training import fit_classifier
 from model_zoo.recipes.data import TrainingData
 from model_zoo.recipes.loop import TrainingRun
-from model_zoo.recipes.magnet_training import MagnetSettings, fit_classifier
+from model_zoo.recipes.magnet_training import MagnetSettings
 from model_zoo.recipes.warm_start import warm_start
 
 Settings = MagnetSettings

@@ -14,6 +14,7 @@ from model_zoo.recipes import (
     clustr,
     clustr_1lip,
     clustr_adv,
+    clustr_at,
     clustr_ce_qtrades,
     clustr_ce_qtrades_mse,
     clustr_e_qtrades,
@@ -73,6 +74,7 @@ RECIPES: dict[str, Recipe] = {
         "clustr-trades-1": clustr_trades_1,
         "clustr-trades-2": clustr_trades_2,
         "clustr-adv": clustr_adv,
+        "clustr-at": clustr_at,
     }.items()
 }
 

@@ -26,9 +26,10 @@ from torch.nn import functional
 from attacks.pgd import climb
 from attacks.threat import Threat
 from model_zoo.magnet import MagnetClassifier
+from model_zoo.recipes.cluster_training import ClusterBatch
 from model_zoo.recipes.data import TrainingData
 from model_zoo.recipes.loop import TrainingRun
-from model_zoo.recipes.magnet_training import ExtraTerm, MagnetBatch, MagnetSettings, check_batch, fit_magnet
+from model_zoo.recipes.magnet_training import ExtraTerm, MagnetSettings, check_batch, fit_magnet
 from model_zoo.recipes.perturb import uniform_start
 from model_zoo.recipes.soft_assignment import log_probabilities
 from model_zoo.recipes.warm_start import warm_start
@@ -83,7 +84,7 @@ def stability_term(settings: StabilitySettings, num_classes: int) -> ExtraTerm:
     divergence, climbed = DIVERGENCES[settings.divergence], DIVERGENCES[settings.climbed]
     threat = Threat("linf", settings.eps)
 
-    def term(batch: MagnetBatch) -> Tensor:
+    def term(batch: ClusterBatch) -> Tensor:
         def log_p(features: Tensor) -> Tensor:
             return log_probabilities(
                 features, batch.centroids, batch.labels, batch.variance, num_classes, settings.head

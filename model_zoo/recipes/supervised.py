@@ -11,8 +11,8 @@ from model_zoo.adapter import LogitsModel, channels_last
 from model_zoo.architectures import build
 from model_zoo.recipes.data import TrainingData, augment
 from model_zoo.recipes.loop import (
+    LossLog,
     TrainingRun,
-    check_finite,
     one_cycle,
     set_learning_rate,
     shuffled_batches,
@@ -46,6 +46,7 @@ def fit(
 
     Each batch is used `replays` times in a row.
     """
+    data = data.on(run.device)
     torch.manual_seed(run.seed)  # initialisation only; every later number has a generator of its own
     network = build(settings.architecture, data.x.shape[1], data.num_classes)
     model = channels_last(LogitsModel(network, data.mean, data.std).to(run.device))
@@ -57,21 +58,21 @@ def fit(
     def one_epoch(epoch: int) -> dict[str, float]:
         generator = run.generator(stage, epoch)
         model.train()
-        total = 0.0
+        log = LossLog(epoch * steps * replays, every=1 if run.device.type == "cpu" else 50)
         batches = list(shuffled_batches(len(data.x), settings.batch_size, generator))
         for step, batch in enumerate(run.progress(batches, f"{stage} {epoch + 1}/{settings.epochs}")):
-            x = augment(data.x[batch].to(run.device), data.name, generator)
+            x = augment(data.x[batch], data.name, generator)
             for replay in range(replays):
                 progress = (epoch + (step + replay / replays) / steps) / settings.epochs
                 set_learning_rate(optimiser, one_cycle(progress, settings.learning_rate))
-                loss = batch_loss(model, x, data.y[batch].to(run.device), generator)
-                check_finite(loss, "training loss", epoch * steps + step)
+                with run.autocast():
+                    loss = batch_loss(model, x, data.y[batch], generator)
+                log.add({"training loss": loss})
                 optimiser.zero_grad(set_to_none=True)
                 loss.backward()
                 optimiser.step()
-                total += loss.item() / replays
         model.eval()
-        return {"loss": total / len(batches), "validation": accuracy(model, data.x_val, data.y_val)}
+        return log.means() | {"validation": accuracy(model, data.x_val, data.y_val)}
 
     train_epochs(run, stage, model, optimiser, settings.epochs, one_epoch)
     model.eval()

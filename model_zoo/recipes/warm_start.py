@@ -4,13 +4,13 @@ import torch
 
 from model_zoo.adapter import LogitsModel
 from model_zoo.recipes import nominal
+from model_zoo.recipes.cluster_training import ClusterSettings
 from model_zoo.recipes.data import TrainingData
 from model_zoo.recipes.loop import TrainingRun
-from model_zoo.recipes.magnet_training import MagnetSettings
 from model_zoo.registry import load
 
 
-def warm_start(data: TrainingData, settings: MagnetSettings, run: TrainingRun) -> LogitsModel:
+def warm_start(data: TrainingData, settings: ClusterSettings, run: TrainingRun) -> LogitsModel:
     """The model named in the settings, or `nominal` trained on the same data first.
 
     Raises ValueError where the named model does not fit the data.

@@ -12,6 +12,7 @@ from model_zoo.adapter import FeatureExtractor, LogitsModel
 from model_zoo.architectures import build
 from model_zoo.kmeans import KMeansClassifier
 from model_zoo.magnet import Head, MagnetClassifier
+from model_zoo.recipes.cluster_index import ClusterIndex
 from model_zoo.recipes.data import TrainingData, hold_out
 
 Array = npt.NDArray[np.float64]
@@ -38,6 +39,11 @@ CARD: dict[str, Any] = {
 def images(samples: int = 6, seed: int = 0) -> Tensor:
     """Uniform images (n, 1, 8, 8) in [0, 1]."""
     return torch.rand(samples, 1, 8, 8, generator=torch.Generator().manual_seed(seed))
+
+
+def no_index() -> ClusterIndex:
+    """The index of a batch whose loss does not read it."""
+    return ClusterIndex(torch.zeros(1, 1), torch.tensor([0]), torch.tensor([0]), 1.0, torch.ones(1))
 
 
 def tiny_kmeans() -> KMeansClassifier:

@@ -8,11 +8,12 @@ from torch.nn import functional
 
 from attacks.threat import Threat
 from model_zoo.recipes import clustr_adv, magnet
+from model_zoo.recipes.cluster_training import ClusterBatch
 from model_zoo.recipes.data import TrainingData
 from model_zoo.recipes.free_at import _Perturbation
 from model_zoo.recipes.loop import TrainingRun
-from model_zoo.recipes.magnet_training import MagnetBatch, magnet_loss
-from tests.model_zoo.builders import digits_data, images
+from model_zoo.recipes.magnet_training import magnet_loss
+from tests.model_zoo.builders import digits_data, images, no_index
 
 RUN = TrainingRun(seed=0, device=torch.device("cpu"), folder=None, identity="")
 
@@ -52,15 +53,15 @@ def test_the_adversarial_term_is_the_magnet_loss_of_images_that_climb_it() -> No
     settings = clustr_adv.Settings(weight=3.0, eps=0.05, step_size=0.1, steps=1, alpha=2.0)
     x = images(12)
     labels, chosen = torch.tensor([0, 1, 1, 2]), torch.tensor([0, 1, 3])
-    batch = MagnetBatch(
+    batch = ClusterBatch(
         backbone=nn.Flatten().train(),
         x=x,
         y=labels[chosen].repeat_interleave(4),
-        features=x.flatten(1),
         centroids=images(4, seed=1).flatten(1),
         labels=labels,
         chosen=chosen,
         variance=1.0,
+        index=no_index(),
         generator=torch.Generator().manual_seed(5),
     )
     noise = (2 * torch.rand(x.shape, generator=torch.Generator().manual_seed(5)) - 1) * 0.05

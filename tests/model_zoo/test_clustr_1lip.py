@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from attacks.lipschitz import lipschitz_bound
 from model_zoo.architectures.lipschitz_net import LipschitzMLP
 from model_zoo.magnet import MagnetClassifier
-from model_zoo.recipes import clustr_1lip, magnet_training
+from model_zoo.recipes import cluster_training, clustr_1lip
 from model_zoo.recipes.clustr_1lip import Settings
 from model_zoo.recipes.data import TrainingData
 from model_zoo.recipes.loop import TrainingRun
@@ -120,13 +120,13 @@ def test_images_are_not_augmented(data: TrainingData, monkeypatch: pytest.Monkey
     def unwanted(*_: object) -> None:
         raise AssertionError("augmented")
 
-    monkeypatch.setattr(magnet_training, "augment", unwanted)
+    monkeypatch.setattr(cluster_training, "augment", unwanted)
     trained(dataclasses.replace(data, name="fashion-mnist"), dataclasses.replace(SMALL, epochs=1))
 
 
 def test_the_rate_rises_and_falls_to_0(data: TrainingData, monkeypatch: pytest.MonkeyPatch) -> None:
     rates: list[float] = []
-    monkeypatch.setattr(magnet_training, "set_learning_rate", lambda _, rate: rates.append(rate))
+    monkeypatch.setattr(cluster_training, "set_learning_rate", lambda _, rate: rates.append(rate))
     trained(data, dataclasses.replace(SMALL, epochs=20, learning_rate=0.004))
     assert len(rates) == 20 * (320 // 80)
     peak = rates.index(max(rates))

@@ -10,8 +10,8 @@ from safetensors import safe_open
 from torch import nn
 
 from model_zoo.recipes.loop import (
+    LossLog,
     TrainingRun,
-    check_finite,
     one_cycle,
     set_learning_rate,
     shuffled_batches,
@@ -107,11 +107,24 @@ def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
         fit(training_run(tmp_path, identity="another"), OPTIMISERS["sgd"], 1)
 
 
-def test_a_loss_that_is_not_finite_is_named() -> None:
-    check_finite(torch.tensor(1.0), "Magnet loss", 3)
+def logged(extra: list[float], every: int) -> dict[str, float]:
+    log = LossLog(first_step=10, every=every)
+    for value in extra:
+        log.add({"Magnet loss": torch.tensor(2.0), "extra term": torch.tensor(value, requires_grad=True)})
+    return log.means()
+
+
+@pytest.mark.parametrize("every", [1, 3, 100])
+def test_a_loss_that_is_not_finite_is_named(every: int) -> None:
+    """By the first step and term, however late it is read."""
     for value in (float("nan"), float("inf"), float("-inf")):
-        with pytest.raises(FloatingPointError, match=f"the Magnet loss became {value} at step 3"):
-            check_finite(torch.tensor(value), "Magnet loss", 3)
+        with pytest.raises(FloatingPointError, match=f"the extra term became {value} at step 13; the last good"):
+            logged([1.0, 1.0, 1.0, value, value, 1.0], every)
+
+
+@pytest.mark.parametrize("every", [1, 3, 100])
+def test_the_log_has_the_mean_of_each_term(every: int) -> None:
+    assert logged([0.0, 1.0, 2.0, 3.0, 9.0], every) == {"Magnet loss": 2.0, "extra term": 3.0}
 
 
 def test_a_generator_belongs_to_seed_and_purpose() -> None:

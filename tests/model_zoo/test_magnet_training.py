@@ -11,14 +11,15 @@ from attacks.threat import NORMS, Norm, Threat
 from model_zoo.adapter import LogitsModel
 from model_zoo.architectures import build
 from model_zoo.magnet import MagnetClassifier
-from model_zoo.recipes import magnet_training
+from model_zoo.recipes import cluster_training
 from model_zoo.recipes.cluster_index import cluster_features
+from model_zoo.recipes.cluster_training import ClusterBatch, fit_classifier
 from model_zoo.recipes.loop import TrainingRun
-from model_zoo.recipes.magnet_training import MagnetBatch, MagnetSettings, fit_classifier, magnet_loss
+from model_zoo.recipes.magnet_training import MagnetSettings, fit_magnet, magnet_loss
 from model_zoo.recipes.perturb import uniform_start
 from model_zoo.recipes.soft_assignment import log_probabilities
 from model_zoo.recipes.stability import StabilitySettings, stability_term
-from tests.model_zoo.builders import Array, brute_squared_distances, digits_data, images
+from tests.model_zoo.builders import Array, brute_squared_distances, digits_data, images, no_index
 
 CLUSTERS, PER_CLUSTER = torch.tensor([4, 0, 7, 2]), 5
 LABELS = torch.tensor([2, 0, 3, 0])
@@ -188,15 +189,15 @@ def test_the_stability_term_is_the_papers(
     x, centroids, variance = images(6), images(7, seed=1).flatten(1), 2.0
     y = torch.tensor([0, 1, 3, 0, 1, 3])
     backbone = nn.Flatten().train()
-    batch = MagnetBatch(
+    batch = ClusterBatch(
         backbone=backbone,
         x=x,
         y=y,
-        features=x.flatten(1),
         centroids=centroids,
         labels=CENTROID_LABELS,
         chosen=torch.arange(3),
         variance=variance,
+        index=no_index(),
         generator=torch.Generator().manual_seed(8),
     )
     noise = (2 * torch.rand(x.shape, generator=torch.Generator().manual_seed(8)) - 1) * 0.1
@@ -237,10 +238,10 @@ def test_the_term_knows_two_heads_and_three_divergences(changes: dict[str, str],
 
 def test_the_learning_rate_falls_in_a_line_to_0(monkeypatch: pytest.MonkeyPatch) -> None:
     rates: list[float] = []
-    monkeypatch.setattr(magnet_training, "set_learning_rate", lambda _, rate: rates.append(rate))
+    monkeypatch.setattr(cluster_training, "set_learning_rate", lambda _, rate: rates.append(rate))
     settings = MagnetSettings(epochs=2, learning_rate=0.01, batch_clusters=10, samples_per_cluster=8)
     run = TrainingRun(seed=0, device=torch.device("cpu"), folder=None, identity="")
-    magnet_training.fit_magnet(digits_data(), settings, run, "stage", LogitsModel(build("small-resnet", 1, 10)))
+    fit_magnet(digits_data(), settings, run, "stage", LogitsModel(build("small-resnet", 1, 10)))
     assert rates == pytest.approx([0.01 * (1 - step / 8) for step in range(8)])
 
 

@@ -37,6 +37,7 @@ SMALL: dict[str, dict[str, object]] = {
     "qtrades": SUPERVISED | {"eps": 0.05, "step_size": 0.03, "weight": 1.0},
     "magnet": MAGNET | {"epochs": 4},
     "clustr-adv": MAGNET | {"weight": 1.0, "steps": 2, "step_size": 0.02},
+    "clustr-at": {"epochs": 1, "batch_size": 32, "steps": 2, "eps": 0.05, "step_size": 0.03},
     **{
         f"clustr-{name}": MAGNET | {"weight": 1.0}
         for name in (
