@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor, nn
 
-from attacks.contract import AttackResult, Classifier, EmbeddingClassifier, best_other
+from attacks.contract import AttackResult, Classifier, EmbeddingClassifier, KernelClassifier, best_other
 from attacks.lipschitz import Unbounded, lipschitz_bound
-from attacks.radii import eq3_bounds, hard_radii, soft_radii
+from attacks.radii import eq3_bounds, hard_radii, kernel_radii, soft_radii
 from attacks.threat import TOLERANCE, Threat
 
 _MARGIN = 8.0
@@ -32,12 +32,14 @@ def certify(
     The radius is `soft_radii` where all clusters count and `hard_radii` where the nearest decides (ClusTR, Theorem 1,
     corrected for several clusters), with the product bound of `lipschitz_bound`. An l2 radius is one in l1 too,
     ||.||_1 being the larger norm, and divided by the root of the number of pixels one in linf. The box is not used.
-    Of 1 < D < k nearest clusters nothing is certified: a cluster that enters or leaves makes the sums jump.
+    Of 1 < D < k nearest clusters nothing is certified: a cluster that enters or leaves makes the sums jump. Where a
+    fuzzifier takes the place of the Gaussian kernel, `soft_radii` does not hold: the radius is `hard_radii` with one
+    cluster a class, as there the nearest decides by any kernel, and else `kernel_radii`.
 
     What is proven holds for the classifier in exact arithmetic. For the float32 of the judged pass a margin is
     subtracted from a sample's leads: 8 times the largest difference between float32 and float64 seen in its squared
-    distances (hard) or class logits (soft), and at least 8 roundings of the largest of them. That part is measured,
-    not proven; it looks at no other sample, so that a certificate does not depend on the batch.
+    distances (hard) or class logits (soft; both for `kernel_radii`), and at least 8 roundings of the largest of them.
+    That part is measured, not proven; it looks at no other sample, so that a certificate does not depend on the batch.
 
     `proofs` holds, for each sample, the `radius` in the threat's norm, the `lipschitz` constant in l2, and the bounds
     of `radii.eq3_bounds` in the threat's norm, which prove nothing and are kept to be shown beside the radius.
@@ -84,17 +86,31 @@ def _l2_radii(
     distances = torch.cdist(features, centroids, compute_mode="donot_use_mm_for_euclid_dist").square()
     seen = model.squared_distances(x)
     logits = model.logits_from_distances(seen)
-    if model.nearest is None or model.nearest >= len(centroids):
-        exponents = -distances / (2.0 * model.variance)
-        known = labels.unique()
-        exact = torch.stack([exponents[:, labels == c].logsumexp(dim=1) for c in known.tolist()], dim=1)
-        slack = _slack(logits[:, known], exact, exponents)
-        radii = soft_radii(distances, y, labels, centroids, model.variance, lipschitz, slack)
+    off = _slack(seen, distances, distances)
+    if model.nearest is not None and model.nearest < len(centroids):
+        radii = hard_radii(distances, y, labels, centroids, lipschitz, off)
+    elif isinstance(model, KernelClassifier) and model.fuzzifier is not None:
+        exponents = model.log_kernel(distances)
+        if len(labels.unique()) == len(labels):
+            of_logarithms = (model.fuzzifier - 1.0) * exponents * distances
+            off = off + _slack(distances, distances, of_logarithms)
+            radii = hard_radii(distances, y, labels, centroids, lipschitz, off)
+        else:
+            slack = _logit_slack(logits, exponents, labels)
+            radii = kernel_radii(distances, y, labels, model.log_kernel, lipschitz, slack, off)
     else:
-        radii = hard_radii(distances, y, labels, centroids, lipschitz, _slack(seen, distances, distances))
+        slack = _logit_slack(logits, -distances / (2.0 * model.variance), labels)
+        radii = soft_radii(distances, y, labels, centroids, model.variance, lipschitz, slack)
     # The judge counts a tie as a break.
     right = logits.gather(1, y[:, None]).squeeze(1) > best_other(logits, y)
     return torch.where(right, radii, 0.0), distances
+
+
+def _logit_slack(logits: Tensor, exponents: Tensor, labels: Tensor) -> Float64[Tensor, " n"]:
+    """`_slack` of the log sums of the classes that have clusters."""
+    known = labels.unique()
+    exact = torch.stack([exponents[:, labels == c].logsumexp(dim=1) for c in known.tolist()], dim=1)
+    return _slack(logits[:, known], exact, exponents)
 
 
 def _slack(seen: Tensor, exact: Tensor, terms: Tensor) -> Float64[Tensor, " n"]:

@@ -54,6 +54,20 @@ class EmbeddingClassifier(ClusteringClassifier, Protocol):
 
 
 @runtime_checkable
+class KernelClassifier(EmbeddingClassifier, Protocol):
+    """An embedding classifier whose class sums may be of another kernel than the Gaussian.
+
+    Where `fuzzifier` is not None they are of exp(`log_kernel`), which falls as the distance grows: fuzzy c-means'.
+    """
+
+    @property
+    def fuzzifier(self) -> float | None: ...
+
+    def log_kernel(self, squared_distances: Tensor) -> Tensor:
+        """Squared distances (n, k) to the logarithms (n, k) of what the clusters add to the sums, in their dtype."""
+
+
+@runtime_checkable
 class NearestCentroidClassifier(EmbeddingClassifier, Protocol):
     """A nearest-centroid classifier in input space: its backbone flattens the image, its `nearest` is 1."""
 

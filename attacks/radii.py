@@ -4,12 +4,15 @@ All take squared distances (n, k) of the samples' features to the centroids (k, 
 (n,), the centroids' classes (k,), and an l2 Lipschitz constant of the features; all give l2 radii in input units.
 """
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
 _PART = 64
 """Samples at a time: every wrong centroid meets every own one."""
+_HALVINGS = 60
 
 
 def hard_radii(
@@ -74,6 +77,46 @@ def soft_radii(
             apart = between[labels == true][:, labels == c].amax()
             lead = logits[true][rows] - logits[c][rows] - slack[rows]
             radii[rows] = torch.minimum(radii[rows], _length(variance * lead, lipschitz * apart, level=torch.inf))
+    return radii
+
+
+def kernel_radii(
+    squared_distances: Float64[Tensor, "n k"],
+    y: Int[Tensor, " n"],
+    labels: Int[Tensor, " k"],
+    log_kernel: Callable[[Tensor], Tensor],
+    lipschitz: float,
+    slack: Float64[Tensor, " n"] | None = None,
+    off: Float64[Tensor, " n"] | None = None,
+) -> Float64[Tensor, " n"]:
+    """Where all clusters count by any kernel that never rises with the distance: the largest r found with, for every
+    wrong c, sum over own i of k(d_i + L r) > sum over c's j of k(max(0, d_j - L r)).
+
+    Within r the features move by at most L r, and by the triangle inequality so does each distance d. As k never
+    rises, the true class's sum is at least the left side and c's at most the right. The left falls with r, the right
+    rises: bisection, which keeps the end that was seen to hold. No use is made of where the centroids lie, so with one
+    cluster a class `hard_radii` gives more. 0 for a misclassified sample, inf where no other class has centroids.
+    `slack` is what a sample's differences of log sums may be off by, `off` what its squared distances may.
+    """
+    slack, off = (torch.zeros_like(squared_distances[:, 0]) if s is None else s for s in (slack, off))
+    radii = torch.full((len(y),), torch.inf, dtype=torch.float64, device=y.device)
+    classes = labels.unique().tolist()
+    for true in y.unique().tolist():
+        rows, others = y == true, [c for c in classes if c != true]
+        if true not in classes:
+            radii[rows] = 0.0
+        elif others:
+            distances, apart, lost = squared_distances[rows].sqrt(), off[rows, None], slack[rows]
+            low, high = torch.zeros_like(lost), distances.amax(dim=1)
+            for _ in range(_HALVINGS):
+                way = (low + high) / 2.0
+                near = (distances[:, labels == true] + way[:, None]).square() + apart
+                far = ((distances - way[:, None]).clamp_min(0.0).square() - apart).clamp_min(0.0)
+                own, wrong = log_kernel(near).logsumexp(dim=1), log_kernel(far)
+                best = torch.stack([wrong[:, labels == c].logsumexp(dim=1) for c in others]).amax(dim=0)
+                holds = own - best > lost
+                low, high = torch.where(holds, way, low), torch.where(holds, high, way)
+            radii[rows] = _length(low, torch.full_like(low, lipschitz), level=torch.inf)
     return radii
 
 

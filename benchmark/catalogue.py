@@ -103,4 +103,5 @@ def table(header: tuple[str, ...], lines: Lines) -> str:
 
 
 def _source(name: str) -> str:
-    return "ships with scikit-learn" if name == "digits" else "torchvision (downloaded to --data-root)"
+    local = {"digits": "ships with scikit-learn", "cifar10-q75": "npz files in DATA_ROOT/cifar10-q75"}
+    return local.get(name, "torchvision (downloaded to --data-root)")

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from attacks.contract import ClusteringClassifier, decision
+from attacks.hardware import has_bfloat16
 from attacks.losses import margin
 from benchmark.fast_layers import FirstConvolution, StridedPointwise, has_phases, is_strided_pointwise
 from benchmark.instrument import LANES, SHAPES, exact_arithmetic, instrument, rounds_alike
@@ -91,13 +92,6 @@ class _Float32(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
             return cast(Tensor, self.layer(x.float()))
-
-
-def has_bfloat16(device: torch.device) -> bool:
-    """Whether the device multiplies bfloat16 numbers in hardware."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def in_bfloat16(model: nn.Module, image: Float[Tensor, "1 *image"]) -> nn.Module:

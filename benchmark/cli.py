@@ -143,15 +143,26 @@ def train(
 def report(
     run: Annotated[Path, typer.Argument(help="Folder of a run.")],
     form: Annotated[str, typer.Option("--format", help="terminal, md, csv or json.")] = "terminal",
+    against: Annotated[
+        str | None, typer.Option(help="Compare every classifier with this one instead, sample by sample.")
+    ] = None,
 ) -> None:
     """Print the leaderboard of a run from its records alone."""
     from results.leaderboard import leaderboard
+    from results.paired import compare
     from results.render import FORMATS
+    from results.render_paired import FORMATS as PAIRED
 
     if form not in FORMATS:
         raise RequestError(f"format must be one of {', '.join(FORMATS)}, got {form!r}")
     store = Store(run)
     units = store.read_plan()
+    if against is not None:
+        try:
+            print(PAIRED[form](compare(units, store.read(units), against)), end="")
+        except ValueError as error:
+            raise RequestError(f"--against: {error}") from None
+        return
     rows = leaderboard(units, store.read(units))
     print(FORMATS[form](rows), end="")
     if any(row.done < row.n for row in rows):
@@ -160,16 +171,37 @@ def report(
 
 @app.command()
 def reproduce(
-    paper: Annotated[str, typer.Argument(help="Paper by name: clustr.")],
-    item: Annotated[str | None, typer.Argument(help="Its figure or table, such as fig3; default: all.")] = None,
-    seed: Annotated[list[int] | None, typer.Option(help="Seed; repeat for several. Default: 0 to 4.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of figures and CSV.")] = None,
+    paper: Annotated[str, typer.Argument(help="Paper by name: clustr, clustering-training.")],
+    item: Annotated[
+        str | None, typer.Argument(help="Its figure, table or section, such as fig3 or 1; default: all.")
+    ] = None,
+    dataset: Annotated[
+        str, typer.Option(help="Data set to measure on, by name, npz:FILE or folder:DIR.")
+    ] = "fashion-mnist",
+    weights: Annotated[
+        Path | None, typer.Option(help="Folder of RECIPE.safetensors trained on that data set; default: the zoo.")
+    ] = None,
+    samples: Annotated[int, typer.Option(help="How many test images to attack, from the first on.")] = 1000,
+    seed: Annotated[list[int] | None, typer.Option(help="Seed of fig3; repeat for several. Default: 0 to 4.")] = None,
+    workers: Annotated[int, typer.Option(help="Processes; 0: one a core.")] = 0,
+    data_root: DataRoot = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of tables, figures and units; the same folder resumes.")
+    ] = None,
 ) -> None:
-    """Run a paper's experiment again and print what of its statement is reproduced."""
+    """Print a paper's numbers beside measured ones, and what of its statements is reproduced."""
     from benchmark.reproduce import reproduce as reports
+    from benchmark.reproduce.request import Options
 
-    for text in reports(paper, item, out, seed or range(5)):
-        print(text)
+    options = Options(seed or range(5), dataset, data_root, weights, samples, workers)
+    complete = True
+    for prepare in reports(paper, item, out, options):
+        with _progress("units") as advance:
+            report = prepare(advance)
+        print(report.text)
+        complete = complete and report.complete
+    if not complete:
+        raise typer.Exit(GATE_FAILED)
 
 
 @app.command(name="list")

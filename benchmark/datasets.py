@@ -27,6 +27,9 @@ EMBEDDED = Path(__file__).parent / "data"
 DEBIAN = Path("/usr/share/datasets")
 DEFAULT_ROOT = Path.home() / ".cache" / "clustrbench" / "data"
 
+_MOST_CLASSES = 100_000
+"""Beyond this a label is taken for damage, and not for a class that a model needs an output for."""
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -92,6 +95,10 @@ def from_arrays(
         raise RequestError(f"data set {name}: labels must be non-negative integers of shape (n,)")
     if len(images) != len(labels) or len(images) == 0:
         raise RequestError(f"data set {name}: {len(images)} images and {len(labels)} labels")
+    if images.size == 0:
+        raise RequestError(f"data set {name}: images have no pixels, their shape is {images.shape}")
+    if int(labels.max()) >= _MOST_CLASSES:
+        raise RequestError(f"data set {name}: labels must be below {_MOST_CLASSES}, got {int(labels.max())}")
     digest = hashlib.sha256(f"{images.dtype.str}{images.shape}".encode())
     digest.update(np.ascontiguousarray(images).tobytes())
     digest.update(labels.astype("<i8").tobytes())
@@ -121,6 +128,17 @@ def _mnist(root: Path, split: Split) -> Arrays:
     return _read_idx_pair([root / "MNIST" / "raw"], split) or _torchvision("MNIST", root, split)
 
 
+def _cifar10_q75(root: Path, split: Split) -> Arrays:
+    """CIFAR-10 recompressed as JPEG at quality 75: other pixels than CIFAR-10's, and so another name."""
+    path = root / "cifar10-q75" / f"{split}.npz"
+    if not path.is_file():
+        raise RequestError(
+            f"data set cifar10-q75: no file {path}; put its train.npz and test.npz there or name another folder "
+            "with --data-root"
+        )
+    return _read_npz(path)
+
+
 def _digits(root: Path, split: Split) -> Arrays:
     """scikit-learn's 1,797 digits of 8x8 pixels; the last 500 are the test images."""
     from sklearn.datasets import load_digits  # slow to import, and only this needs it
@@ -141,6 +159,7 @@ DATASETS: dict[str, Callable[[Path, Split], Arrays]] = {
     "cifar10": _torchvision_set("CIFAR10"),
     "cifar100": _torchvision_set("CIFAR100"),
     "svhn": _torchvision_set("SVHN"),
+    "cifar10-q75": _cifar10_q75,
     "digits": _digits,
 }
 

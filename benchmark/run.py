@@ -12,6 +12,7 @@ import torch
 from attacks.registry import resolve as resolve_attack
 from benchmark import datasets
 from benchmark.cheap_copy import Searched, prepare_search
+from benchmark.config import RunConfig
 from benchmark.datasets import Dataset
 from benchmark.executors.local import Failure, execute
 from benchmark.plan import pending, plan
@@ -106,13 +107,23 @@ def _searched(name: str, search: str, dataset: str, root: Path | None, device: s
 
 
 def run(request: Request, store: Store, data_root: Path | None, advance: Callable[[int, int], Advance]) -> Report:
-    """Carry out the pending units of a request, verifiers first, and write the leaderboard into the run's folder.
+    """Carry out what a request asks for: its plan, by `run_units`."""
+    return run_units(plan(request), request.config, store, data_root, advance)
 
-    `advance(total, done)` is called once and returns what is called after each unit. Raises UnsoundError, with both
-    pieces of evidence, as soon as a sample is broken and certified, also by records that were there before.
+
+def run_units(
+    units: Sequence[WorkUnit],
+    config: RunConfig,
+    store: Store,
+    data_root: Path | None,
+    advance: Callable[[int, int], Advance],
+) -> Report:
+    """Carry out the pending units, verifiers first, and write the leaderboard into the run's folder.
+
+    Of `config` the data set, device, workers and batch size count. `advance(total, done)` is called once and returns
+    what is called after each unit. Raises UnsoundError, with both pieces of evidence, as soon as a sample is broken
+    and certified, also by records that were there before.
     """
-    config = request.config
-    units = plan(request)
     store.write_plan(units)
     records = store.read(units)
     check_sound(records)

@@ -1,22 +1,29 @@
 """`bench train`: load the data, run a recipe, measure the result, write weights and card."""
 
+import contextlib
 import dataclasses
 import difflib
 import hashlib
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from benchmark import datasets, provenance
+from benchmark.datasets import Dataset
 from benchmark.errors import RequestError
+from model_zoo.architectures import ARCHITECTURES
 from model_zoo.errors import ModelError
-from model_zoo.recipes.data import hold_out
-from model_zoo.recipes.loop import Progress, TrainingRun
+from model_zoo.recipes.check import check_settings
+from model_zoo.recipes.data import TrainingData, hold_out
+from model_zoo.recipes.loop import Progress, TrainingRun, read_history
 from model_zoo.recipes.registry import RECIPES, settings_from
 from model_zoo.recipes.supervised import accuracy
+from model_zoo.recipes.warm_start import foreign_start
 from model_zoo.registry import load
 from model_zoo.weights import ModelCard, save_model
 
@@ -35,8 +42,9 @@ def train(
 ) -> ModelCard:
     """Train and save; checkpoints lie beside `out` and are removed at the end.
 
-    The test images are seen once, after the last weight is fixed, for the card's clean accuracy. An
-    `npz:` or `folder:` data set is training data only, and its card has no clean accuracy.
+    The model sees the test images once, after the last weight is fixed, for the card's clean accuracy. An
+    `npz:` or `folder:` data set is training data only, and its card has no clean accuracy. What can be known
+    to fail is tried before any work, and raises RequestError, one line.
     """
     if recipe_name not in RECIPES:
         close = difflib.get_close_matches(recipe_name, RECIPES)
@@ -44,29 +52,37 @@ def train(
         raise RequestError(f"unknown recipe {recipe_name!r}; {hint}")
     recipe = RECIPES[recipe_name]
     settings = settings_from(recipe, assignments)
-    if out.suffix != ".safetensors":
-        raise RequestError(f"--out must end in .safetensors, got {str(out)!r}")
-    source = datasets.load(dataset, data_root, "train")
-    try:
-        data = hold_out(source.name, source.sha256, source.num_classes, source.x, source.y)
-    except ValueError as error:
-        raise RequestError(str(error)) from None
+    _check_names(settings, out)
     named = getattr(settings, "warm_start", "")
     try:
-        start = load(named).sha256 if named else ""
+        start = load(named) if named else None
     except ModelError as error:
         raise RequestError(f"warm_start: {error}") from error
+    data, test = _load(dataset, data_root)
+    try:
+        check_settings(settings, data)
+    except ValueError as error:
+        raise RequestError(f"recipe {recipe_name}: {error}") from error
+    foreign = None if start is None else foreign_start(named, start.card, data)
     folder = out.with_suffix(".training")
-    identity = json.dumps(
-        [recipe_name, dataclasses.asdict(settings), source.sha256, seed, start, provenance.versions()["torch"]]
-    )
-    run = TrainingRun(seed, device, folder, hashlib.sha256(identity.encode()).hexdigest(), progress)
+    result_depends_on = [
+        recipe_name,
+        dataclasses.asdict(settings),
+        data.sha256,
+        seed,
+        "" if start is None else start.sha256,
+        provenance.versions()["torch"],
+    ]
+    if dataset not in datasets.DATASETS:  # a file with the images of a named set is not augmented as that is
+        result_depends_on.append(data.name)
+    identity = hashlib.sha256(json.dumps(result_depends_on).encode()).hexdigest()
+    run = TrainingRun(seed, device, folder, identity, progress)
     started = time.monotonic() - _spent(folder)
     torch.manual_seed(seed)
     try:
         model = recipe.train(data, settings, run)
     except ValueError as error:  # a recipe's word on settings or data that do not fit
-        raise RequestError(f"recipe {recipe_name}: {error}") from error
+        raise RequestError(f"recipe {recipe_name}: {' '.join(str(error).split())}") from error
     minutes = (time.monotonic() - started) / 60
     card: dict[str, Any] = {
         "name": out.stem,
@@ -78,16 +94,16 @@ def train(
         "architecture": getattr(settings, "architecture", None),
         "input_shape": tuple(data.x.shape[1:]),
         "num_classes": data.num_classes,
-        "dataset": source.name,
-        "data_sha256": source.sha256,
+        "dataset": data.name,
+        "data_sha256": data.sha256,
         "seed": seed,
         "minutes": round(minutes, 1),
         "machine": provenance.machine(device),
         "versions": provenance.versions(),
         "validation_accuracy": accuracy(model, data.x_val, data.y_val),
+        "notes": () if foreign is None else (foreign,),
     }
-    if dataset in datasets.DATASETS:
-        test = datasets.load(dataset, data_root, "test")
+    if test is not None:
         card |= {"clean_accuracy": accuracy(model, test.x, test.y), "clean_samples": len(test.x)}
     written = save_model(out, model, card)
     for checkpoint in folder.glob("*.checkpoint.safetensors"):
@@ -97,12 +113,41 @@ def train(
     return written
 
 
+def _load(name: str, root: Path | None) -> tuple[TrainingData, Dataset | None]:
+    """What is trained on, and the test images of a data set that has some: a missing file is told at once."""
+    source = datasets.load(name, root, "train")
+    try:
+        data = hold_out(source.name, source.sha256, source.num_classes, source.x, source.y)
+    except ValueError as error:
+        raise RequestError(str(error)) from None
+    if name not in datasets.DATASETS:
+        return data, None
+    test = datasets.load(name, root, "test")
+    shape, shape_of_test = tuple(source.x.shape[1:]), tuple(test.x.shape[1:])
+    if shape != shape_of_test or test.num_classes > source.num_classes:
+        raise RequestError(
+            f"data set {name}: training images have shape {shape} and {source.num_classes} classes, "
+            f"test images {shape_of_test} and {test.num_classes}"
+        )
+    return data, test
+
+
+def _check_names(settings: Any, out: Path) -> None:
+    """Refuse what is wrong whatever the data are: the architecture's name, the weight file's."""
+    architecture = getattr(settings, "architecture", None)
+    if architecture is not None and architecture not in ARCHITECTURES:
+        raise RequestError(f"unknown architecture {architecture!r}; known: {', '.join(ARCHITECTURES)}")
+    if out.suffix != ".safetensors":
+        raise RequestError(f"--out must end in .safetensors, got {str(out)!r}")
+    folder = next(part for part in out.absolute().parents if part.exists())
+    if out.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise RequestError(f"--out {out} cannot be written: it is a folder, or {folder} is none that may be written to")
+
+
 def _spent(folder: Path) -> float:
     """Seconds that earlier, interrupted runs of this training have logged."""
-    from safetensors import safe_open
-
     total = 0.0
     for checkpoint in folder.glob("*.checkpoint.safetensors"):
-        with safe_open(checkpoint, framework="pt") as file:
-            total += sum(epoch["seconds"] for epoch in json.loads((file.metadata() or {})["history"]))
+        with contextlib.suppress(SafetensorError):  # the recipe refuses a corrupt one
+            total += sum(epoch["seconds"] for epoch in read_history(checkpoint))
     return total

@@ -2,6 +2,7 @@
 
 from model_zoo.adapter import LogitsModel
 from model_zoo.kmeans import KMeansClassifier
+from model_zoo.learned_map import LearnedMapClassifier
 from model_zoo.magnet import MagnetClassifier
 
-__all__ = ["KMeansClassifier", "LogitsModel", "MagnetClassifier"]
+__all__ = ["KMeansClassifier", "LearnedMapClassifier", "LogitsModel", "MagnetClassifier"]

@@ -30,11 +30,18 @@ def by_class(
     return torch.where(real, gathered, floor)
 
 
-def keep_nearest(values: Float[Tensor, "n k"], nearest: int | None) -> Float[Tensor, "n k"]:
-    """Push all but each sample's `nearest` largest values far below the rest, gradients kept."""
+def keep_nearest(
+    values: Float[Tensor, "n k"], nearest: int | None, closeness: Float[Tensor, "n k"] | None = None
+) -> Float[Tensor, "n k"]:
+    """Push all but each sample's `nearest` largest values far below the rest, gradients kept.
+
+    Largest by `closeness`, where that is given: values that round alike need not be equally near.
+    """
     if nearest is None or nearest >= values.shape[1]:
         return values
-    kept = torch.zeros_like(values, dtype=torch.bool).scatter_(1, values.topk(nearest, dim=1).indices, True)
+    kept = torch.zeros_like(values, dtype=torch.bool).scatter_(
+        1, (values if closeness is None else closeness).topk(nearest, dim=1).indices, True
+    )
     return torch.where(kept, values, values - EXCLUDED_OFFSET)
 
 

@@ -17,6 +17,11 @@ from model_zoo.clusters import (
 Head = Literal["log_sum_exp", "scores", "probabilities"]
 HEADS: tuple[Head, ...] = get_args(Head)
 
+_SOFTENED = 1.0e-6
+"""Added to squared distances in units of 2 sigma^2, so that a logarithm and its gradient are finite at 0."""
+_LARGEST_EXPONENT = 80.0
+"""Its exponential is still finite in float32."""
+
 
 class MagnetClassifier(nn.Module):
     """p_c(x) proportional to the sum over class c's clusters of exp(-||f(x) - mu||^2 / (2 sigma^2)).
@@ -34,6 +39,10 @@ class MagnetClassifier(nn.Module):
 
     With `nearest` set, a class whose clusters are all excluded has probability 0, and a gradient that never
     crosses the mask: `unmasked=True` shows attacks all clusters while judging keeps the mask.
+
+    A `fuzzifier` m makes p_c the sum of fuzzy c-means' memberships in class c's clusters (Bezdek et al. 1984): the
+    kernel is d^(-2 / (m - 1)) in place of the Gaussian, in all heads. Distances are taken in units of sqrt(2) sigma,
+    which cancel in a membership; a millionth added to their squares, which does not, keeps a centroid itself finite.
     """
 
     centroids: Tensor
@@ -51,6 +60,7 @@ class MagnetClassifier(nn.Module):
         nearest: int | None = None,
         head: Head = "log_sum_exp",
         unmasked: bool = False,
+        fuzzifier: float | None = None,
     ):
         super().__init__()
         check_clusters(centroids, labels, num_classes)
@@ -60,9 +70,12 @@ class MagnetClassifier(nn.Module):
             raise ValueError(f"head must be one of {', '.join(HEADS)}, got {head!r}")
         if nearest is not None and not 1 <= nearest <= len(centroids):
             raise ValueError(f"nearest must lie in 1..{len(centroids)} (the number of clusters), got {nearest}")
+        if fuzzifier is not None:
+            check_fuzzifier(fuzzifier)
         self.backbone = backbone
         self.variance, self.num_classes = float(variance), num_classes
         self.nearest, self.head, self.unmasked = nearest, head, unmasked
+        self.fuzzifier = fuzzifier
         self.register_buffer("centroids", centroids.detach().float())
         self.register_buffer("labels", labels.detach().long())
         index, real = class_index(self.labels, num_classes)
@@ -81,12 +94,21 @@ class MagnetClassifier(nn.Module):
         """Squared distances of the images' features to all centroids."""
         return pairwise_squared_distances(self.features(x), self.centroids)
 
+    def log_kernel(self, squared_distances: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
+        """The logarithm of what a cluster adds to its class's sum; it falls as the distance grows."""
+        scaled = squared_distances / (2.0 * self.variance)
+        if self.fuzzifier is None:
+            return -scaled
+        return -(scaled.clamp_min(0.0) + _SOFTENED).log() / (self.fuzzifier - 1.0)
+
     def logits_from_distances(self, squared_distances: Float[Tensor, "n k"]) -> Float[Tensor, "n classes"]:
-        exponents = -squared_distances / (2.0 * self.variance)
+        exponents = self.log_kernel(squared_distances)
         if not self.unmasked:
-            exponents = keep_nearest(exponents, self.nearest)
+            exponents = keep_nearest(exponents, self.nearest, None if self.fuzzifier is None else -squared_distances)
         per_class = by_class(exponents, self.index, self.real)
         if self.head == "scores":
+            if self.fuzzifier is not None:
+                per_class = per_class.clamp_max(_LARGEST_EXPONENT)
             return per_class.exp().sum(dim=2)
         log_sums = per_class.logsumexp(dim=2)
         return log_sums.softmax(dim=1) if self.head == "probabilities" else log_sums
@@ -110,12 +132,19 @@ class MagnetClassifier(nn.Module):
             self.nearest,
             head,
             unmasked,
+            self.fuzzifier,
         ).to(self.centroids.device)
 
     @property
     def judged(self) -> "MagnetClassifier":
         """The head that decides a prediction, whichever head the attack saw."""
         return self if self.head == "log_sum_exp" and not self.unmasked else self.seen_through("log_sum_exp")
+
+
+def check_fuzzifier(fuzzifier: float) -> None:
+    """Raise ValueError for an m that fuzzy c-means does not have, or whose memberships float32 does not hold."""
+    if not 1.001 <= fuzzifier <= 1000.0:
+        raise ValueError(f"fuzzifier must be greater than 1 (from 1.001 to 1000), got {fuzzifier:g}")
 
 
 def fit_variance(

@@ -46,7 +46,7 @@ def load(name: str, device: torch.device | str = "cpu", fold: bool = True) -> Lo
 
     A name is a model of the zoo, a path to a .safetensors file with its card beside it,
     `robustbench:THREAT/DATASET/NAME`, or `package.module:factory`. A Magnet classifier takes options after
-    an @, separated by commas: a head (`@scores`), `nearest=D`, `unmasked`. The zoo's networks come with
+    an @, separated by commas: a head (`@scores`), `nearest=D`, `fuzzy=M`, `unmasked`. The zoo's networks come with
     batch norm folded, unless `fold` is False, as a warm start needs.
     """
     base, options = _split(name)
@@ -86,7 +86,8 @@ def _split(name: str) -> tuple[str, str]:
 
 def _apply_options(name: str, base: str, model: MagnetClassifier, options: list[str]) -> tuple[MagnetClassifier, str]:
     head: Head = model.head
-    unmasked, group = False, base
+    unmasked = False
+    changes: dict[str, str] = {}
     for option in options:
         if option in HEADS:
             head = option
@@ -94,15 +95,26 @@ def _apply_options(name: str, base: str, model: MagnetClassifier, options: list[
             unmasked = True
         elif option.startswith("nearest=") and option.removeprefix("nearest=").isdecimal():
             model.nearest = int(option.removeprefix("nearest="))
-            group = f"{base}@{option}"
+            changes["nearest"] = option
+        elif option.startswith("fuzzy=") and (fuzzifier := _number(option.removeprefix("fuzzy="))) is not None:
+            model.fuzzifier = fuzzifier
+            changes["fuzzy"] = f"fuzzy={fuzzifier!r}".removesuffix(".0")
         else:
             raise ModelError(
-                f"model {name}: unknown option {option!r}; accepted: {', '.join(HEADS)}, nearest=D, unmasked"
+                f"model {name}: unknown option {option!r}; accepted: {', '.join(HEADS)}, nearest=D, fuzzy=M, unmasked"
             )
+    group = f"{base}@{','.join(changes[key] for key in sorted(changes))}" if changes else base
     try:
         return model.seen_through(head, unmasked), group
     except ValueError as error:
         raise ModelError(f"model {name}: {error}") from None
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
 
 
 def _refuse_options(name: str, options: str) -> None:

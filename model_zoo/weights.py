@@ -17,16 +17,19 @@ from model_zoo.adapter import FeatureExtractor, LogitsModel, channels_last
 from model_zoo.architectures import build
 from model_zoo.errors import ModelError
 from model_zoo.kmeans import KMeansClassifier
+from model_zoo.learned_map import LearnedMap, LearnedMapClassifier
 from model_zoo.magnet import MagnetClassifier
 
-Kind = Literal["logits", "kmeans", "magnet"]
+Kind = Literal["logits", "kmeans", "magnet", "learned-map"]
 
 
 class ModelCard(BaseModel):
     """What is known of a weight file: how to rebuild the model, and how it was trained.
 
     Accuracies are fractions; `clean_accuracy` is on `clean_samples` test images, `validation_accuracy` on
-    the held-out training images. `nearest` is D of the clustering classifiers, None for all clusters.
+    the held-out training images. `nearest` is D of the clustering classifiers, None for all clusters, and
+    `fuzzifier` m of fuzzy c-means, None for the Gaussian kernel. `notes` are sentences that whoever
+    reads the card's numbers must know.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -40,6 +43,7 @@ class ModelCard(BaseModel):
     clusters: int | None = None
     variance: float | None = None
     nearest: int | None = None
+    fuzzifier: float | None = None
     trained_head: str | None = None
     recipe: str
     settings: dict[str, Any]
@@ -53,6 +57,7 @@ class ModelCard(BaseModel):
     validation_accuracy: float
     clean_accuracy: float | None = None
     clean_samples: int | None = None
+    notes: tuple[str, ...] = ()
     sha256: str
 
     @property
@@ -62,6 +67,8 @@ class ModelCard(BaseModel):
             mode="json",
             include={"sha256", "kind", "architecture", "input_shape", "num_classes", "variance", "nearest"},
         )
+        if self.fuzzifier is not None:  # a card without one keeps the identity it had before there were any
+            parts["fuzzifier"] = self.fuzzifier
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
@@ -81,7 +88,10 @@ def save_model(path: Path, model: nn.Module, card: dict[str, Any]) -> ModelCard:
             "clusters": len(model.centroids),
             "variance": model.variance,
             "nearest": model.nearest,
+            "fuzzifier": model.fuzzifier,
         }
+    elif isinstance(model, LearnedMapClassifier):
+        known |= {"kind": "learned-map", "clusters": len(model.centroids), "variance": model.variance}
     elif isinstance(model, LogitsModel):
         known |= {"kind": "logits"}
     else:
@@ -148,6 +158,14 @@ def _rebuild(card: ModelCard, tensors: dict[str, Tensor]) -> nn.Module:
     model: nn.Module
     if card.kind == "logits":
         model = LogitsModel(network, *placeholder)
+    elif card.kind == "learned-map":
+        model = LearnedMapClassifier(
+            FeatureExtractor(network, *placeholder),
+            tensors["centroids"],
+            tensors["labels"],
+            card.variance or 0.0,
+            LearnedMap(tensors["labels"], card.num_classes),
+        )
     else:
         model = MagnetClassifier(
             FeatureExtractor(network, *placeholder),
@@ -156,6 +174,7 @@ def _rebuild(card: ModelCard, tensors: dict[str, Tensor]) -> nn.Module:
             card.variance or 0.0,
             card.num_classes,
             nearest=card.nearest,
+            fuzzifier=card.fuzzifier,
         )
     model.load_state_dict(tensors)
     return model

@@ -38,6 +38,9 @@ def test_the_wheel_installs_exactly_the_four_packages(wheel: Path) -> None:
     assert top == {"attacks", "benchmark", "model_zoo", "results"}
     assert "benchmark/data/fashion-mnist/t10k-images-idx3-ubyte.gz" in names
     assert {"benchmark/configs/quick.yaml", "benchmark/configs/full.yaml"} <= set(names)
+    claims = {f"results/claims/{path.name}" for path in (ROOT / "results" / "claims").glob("*.yaml")}
+    assert len(claims) == 4
+    assert claims <= set(names)
     shipped = {path.name for path in (ROOT / "model_zoo" / "weights").iterdir()}
     assert shipped == {name.split("/")[2] for name in names if name.startswith("model_zoo/weights/")}
 

@@ -1,20 +1,34 @@
 """Networks by name. A network has `features(x)`, its penultimate layer, and `forward(x)`, its logits."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from torch import nn
 
 from model_zoo.architectures.lipschitz_net import LipschitzMLP
 from model_zoo.architectures.small_resnet import SmallResNet
 
-ARCHITECTURES: dict[str, Callable[[int, int], nn.Module]] = {
-    "small-resnet": lambda channels, num_classes: SmallResNet(channels, num_classes),
-    "lipschitz-mlp": lambda channels, num_classes: LipschitzMLP(channels * 28 * 28, num_classes),
+Size = Sequence[int]
+"""Height and width of an image."""
+
+
+def _resnet18(channels: int, num_classes: int, size: Size) -> nn.Module:
+    from model_zoo.architectures.resnet18 import ResNet18  # torchvision takes seconds to import
+
+    return ResNet18(channels, num_classes)
+
+
+ARCHITECTURES: dict[str, Callable[[int, int, Size], nn.Module]] = {
+    "lipschitz-mlp": lambda channels, num_classes, size: LipschitzMLP(channels * size[0] * size[1], num_classes),
+    "small-resnet": lambda channels, num_classes, size: SmallResNet(channels, num_classes),
+    "resnet18": _resnet18,
 }
 
 
-def build(name: str, channels: int, num_classes: int) -> nn.Module:
-    """A freshly initialised network for images of `channels` channels."""
+def build(name: str, channels: int, num_classes: int, size: Size = (28, 28)) -> nn.Module:
+    """A freshly initialised network for images of `channels` channels.
+
+    `size` matters to lipschitz-mlp alone, and not where weights are loaded, which bring their own shape.
+    """
     if name not in ARCHITECTURES:
-        raise ValueError(f"unknown architecture {name!r}; known: {', '.join(sorted(ARCHITECTURES))}")
-    return ARCHITECTURES[name](channels, num_classes)
+        raise ValueError(f"unknown architecture {name!r}; known: {', '.join(ARCHITECTURES)}")
+    return ARCHITECTURES[name](channels, num_classes, size)

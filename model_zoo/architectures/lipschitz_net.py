@@ -83,7 +83,14 @@ def orthonormal(inputs: int, num_classes: int, widths: Sequence[int]) -> Lipschi
     """
     from deel.torchlip import SpectralLinear  # needed for training alone
 
-    return LipschitzMLP(inputs, num_classes, widths, linear=SpectralLinear)
+    class Float32(SpectralLinear):  # type: ignore[misc]
+        """Outside autocast: in bfloat16 Bjorck's iteration ends up to 0.4 % a layer from orthonormal."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.autocast(x.device.type, enabled=False):
+                return cast(Tensor, super().forward(x.to(torch.promote_types(x.dtype, torch.float32))))
+
+    return LipschitzMLP(inputs, num_classes, widths, linear=Float32)
 
 
 def exported(network: LipschitzMLP) -> LipschitzMLP:

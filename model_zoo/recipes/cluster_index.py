@@ -28,20 +28,32 @@ class ClusterIndex:
 
 
 def cluster_features(
-    features: Float[Tensor, "n d"], y: Int[Tensor, " n"], num_classes: int, clusters_per_class: int, seed: int
+    features: Float[Tensor, "n d"],
+    y: Int[Tensor, " n"],
+    num_classes: int,
+    clusters_per_class: int,
+    seed: int,
+    start: Float[Tensor, "k d"] | None = None,
 ) -> ClusterIndex:
     """k-means++ and Lloyd in each class (ClusTR appendix D, "Magnet Loss").
 
-    Raises ValueError for a class with fewer images than clusters.
+    Lloyd begins at the centroids `start` where they are given, each of which then keeps its place.
+    Raises ValueError for a class with fewer images than clusters, FloatingPointError for features that are
+    not finite.
     """
+    if not bool(features.isfinite().all()):
+        raise FloatingPointError("features of training images are not finite; the last good checkpoint is kept")
+    y = y.cpu()
     centroids: list[Tensor] = []
     labels: list[int] = []
     assignments = torch.zeros(len(features), dtype=torch.int64)
     for c in range(num_classes):
-        members = torch.nonzero(y.cpu() == c).flatten()
+        members = torch.nonzero(y == c).flatten()
         if len(members) < clusters_per_class:
             raise ValueError(f"class {c} has {len(members)} training images, fewer than {clusters_per_class} clusters")
-        fitted = KMeans(clusters_per_class, n_init=1, random_state=seed).fit(features[members].numpy())
+        rows = slice(len(labels), len(labels) + clusters_per_class)
+        init = "k-means++" if start is None else start[rows].cpu().numpy()
+        fitted = KMeans(clusters_per_class, init=init, n_init=1, random_state=seed).fit(features[members].numpy())
         assignments[members] = torch.from_numpy(fitted.labels_.astype(np.int64)) + len(labels)
         centroids.append(torch.from_numpy(fitted.cluster_centers_).float())
         labels += [c] * clusters_per_class
@@ -57,9 +69,9 @@ def all_features(
     """Features of all images, in eval mode, on the CPU."""
     training = backbone.training
     backbone.eval()
-    features = torch.cat([backbone(part.to(device)).float().cpu() for part in x.split(batch_size)])
+    features = torch.cat([backbone(part.to(device)).float() for part in x.split(batch_size)])
     backbone.train(training)
-    return features
+    return features.cpu()
 
 
 def draw_batch(

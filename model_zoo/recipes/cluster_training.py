@@ -61,6 +61,20 @@ Draw = Callable[[ClusterIndex, torch.Generator], Iterator[tuple[Tensor, Tensor]]
 BatchLosses = Callable[[ClusterBatch], Mapping[str, Tensor]]
 """A batch to the terms of its loss by name; their sum is minimised."""
 
+Infer = Callable[[MagnetClassifier], nn.Module]
+"""The classifier of the epoch's clusters to the model that the recipe makes of it."""
+
+
+class _Beside(nn.Module):
+    """What a checkpoint holds where more is learned than the backbone: that too, and the epoch's centroids."""
+
+    centroids: Tensor
+
+    def __init__(self, backbone: nn.Module, beside: nn.Module, centroids: Float[Tensor, "k d"]):
+        super().__init__()
+        self.backbone, self.beside = backbone, beside
+        self.register_buffer("centroids", centroids)
+
 
 def fit_clusters(
     data: TrainingData,
@@ -74,18 +88,25 @@ def fit_clusters(
     *,
     augmented: bool = True,
     warm_up: float = 0.0,
+    beside: nn.Module | None = None,
+    infer: Infer = lambda classifier: classifier,
 ) -> MagnetClassifier:
     """Fine-tune `start` without its last layer by Adam, `steps` batches an epoch, on the sum of `losses`.
 
     The features of all training images are clustered before each epoch. Images are augmented unless told
     otherwise; the rate rises over the first `warm_up` of the training and falls in a line to 0. The
-    classifier's centroids and variance come from the features of all training images.
+    classifier's centroids and variance come from the features of all training images. The logged validation
+    accuracy is that of what `infer` makes of it.
+
+    `beside` is learned with the backbone. As it may hold parameters of single clusters, each k-means but the
+    first then begins at the centroids of the one before it, so that a cluster keeps its place.
     """
     data = data.on(run.device)
     backbone = FeatureExtractor(start.network, data.mean, data.std)
     backbone.normalise = start.normalise
     channels_last(backbone.to(run.device))
-    optimiser = torch.optim.Adam(backbone.parameters(), lr=settings.learning_rate)
+    learned = backbone if beside is None else _with(beside, backbone, data, settings, run.device)
+    optimiser = torch.optim.Adam(learned.parameters(), lr=settings.learning_rate)
 
     def clusters(epoch: int) -> ClusterIndex:
         return cluster_features(
@@ -94,11 +115,14 @@ def fit_clusters(
             data.num_classes,
             settings.clusters_per_class,
             run.seed + epoch,
+            learned.centroids if isinstance(learned, _Beside) and epoch > 0 else None,
         )
 
     def one_epoch(epoch: int) -> dict[str, float]:
         generator = run.generator(stage, epoch)
         index = clusters(epoch)
+        if isinstance(learned, _Beside):
+            learned.centroids.copy_(index.centroids)
         centroids, labels = index.centroids.to(run.device), index.labels.to(run.device)
         log = LossLog(epoch * steps, every=1)  # before the next batch is drawn by the losses
         backbone.train()
@@ -129,14 +153,23 @@ def fit_clusters(
             torch.stack(list(terms.values())).sum().backward()
             optimiser.step()
         figures = log.means()
-        figures["validation"] = accuracy(classifier(epoch + 1), data.x_val, data.y_val)
+        figures["validation"] = accuracy(infer(classifier(epoch + 1)), data.x_val, data.y_val)
         return figures
 
     def classifier(epoch: int) -> MagnetClassifier:
         return fit_classifier(backbone, data, settings, clusters(epoch), run.device)
 
-    train_epochs(run, stage, backbone, optimiser, settings.epochs, one_epoch)
+    train_epochs(run, stage, learned, optimiser, settings.epochs, one_epoch)
     return classifier(settings.epochs)
+
+
+def _with(
+    beside: nn.Module, backbone: nn.Module, data: TrainingData, settings: ClusterSettings, device: torch.device
+) -> _Beside:
+    """Both, with a place for the centroids."""
+    clusters = data.num_classes * settings.clusters_per_class
+    dimension = all_features(backbone, data.x[:1], device).shape[1]
+    return _Beside(backbone, beside, torch.zeros(clusters, dimension)).to(device)
 
 
 def fit_classifier(

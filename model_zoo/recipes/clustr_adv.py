@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from attacks.pgd import climb
 from attacks.threat import Threat
 from model_zoo.magnet import MagnetClassifier
 from model_zoo.recipes.cluster_training import ClusterBatch
@@ -23,7 +22,7 @@ from model_zoo.recipes.magnet_training import (
     fit_magnet,
     magnet_loss,
 )
-from model_zoo.recipes.perturb import uniform_start
+from model_zoo.recipes.perturb import ascend, uniform_start
 from model_zoo.recipes.warm_start import warm_start
 
 _NO_HINGE = 1e6
@@ -46,7 +45,7 @@ def adversarial_term(settings: Settings) -> ExtraTerm:
             return magnet_loss(batch.backbone(images), batch.chosen, batch.labels[batch.chosen], alpha)[0]
 
         batch.backbone.eval()
-        x_adv = climb(
+        x_adv = ascend(
             lambda images: magnet(images, _NO_HINGE),
             batch.x,
             uniform_start(batch.x, threat, batch.generator),

@@ -14,14 +14,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from attacks.losses import cross_entropy
-from attacks.pgd import climb
 from attacks.threat import Threat
 from model_zoo.magnet import MagnetClassifier
 from model_zoo.recipes.cluster_index import ClusterIndex
 from model_zoo.recipes.cluster_training import BatchLosses, ClusterBatch, ClusterSettings, fit_clusters
 from model_zoo.recipes.data import TrainingData
 from model_zoo.recipes.loop import TrainingRun, shuffled_batches
-from model_zoo.recipes.perturb import uniform_start
+from model_zoo.recipes.perturb import ascend, uniform_start
 from model_zoo.recipes.soft_assignment import log_probabilities
 from model_zoo.recipes.warm_start import warm_start
 
@@ -30,6 +29,7 @@ from model_zoo.recipes.warm_start import warm_start
 class Settings(ClusterSettings):
     """`variance` is sigma^2 in the loss; 0 takes that of the epoch's clusters."""
 
+    learning_rate: float = 2e-3
     batch_size: int = 128
     variance: float = 0.0
     eps: float = 8 / 255
@@ -52,7 +52,7 @@ def adversarial_loss(settings: Settings, num_classes: int) -> BatchLosses:
             )
 
         batch.backbone.eval()
-        x_adv = climb(
+        x_adv = ascend(
             lambda images: cross_entropy(log_p(images), batch.y),
             batch.x,
             uniform_start(batch.x, threat, batch.generator),

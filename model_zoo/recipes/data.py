@@ -1,6 +1,7 @@
 """What a recipe is given to train on."""
 
 import dataclasses
+import itertools
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +10,9 @@ from torch import Tensor
 
 VALIDATION_SAMPLES = 5000
 """The last training images are held out, in every recipe: all choices are made on them."""
+
+_SHOWN = 10
+"""Absent classes that are named; a label far out of range leaves millions of them."""
 
 
 @dataclass(frozen=True)
@@ -32,19 +36,30 @@ class TrainingData:
         return [float(v) for v in self.x.std(dim=(0, 2, 3)).clamp_min(1e-6)]
 
     def on(self, device: torch.device) -> "TrainingData":
-        """The same data with the training images on a device, where it has one of its own."""
+        """The same data on a device."""
         if device.type == "cpu":
             return self
-        return dataclasses.replace(self, x=self.x.to(device), y=self.y.to(device))
+        tensors = {name: getattr(self, name).to(device) for name in ("x", "y", "x_val", "y_val")}
+        return dataclasses.replace(self, **tensors)
 
 
 def hold_out(name: str, sha256: str, num_classes: int, x: Tensor, y: Tensor) -> TrainingData:
-    """Split off the last images (at most a fifth of them) for validation."""
+    """Split off the last images (at most a fifth of them) for validation.
+
+    Raises ValueError where that leaves none to validate on, a single class, or a class without a training image.
+    """
     held = min(VALIDATION_SAMPLES, len(x) // 5)
     cut = len(x) - held
-    absent = sorted(set(range(num_classes)) - set(y[:cut].unique().tolist()))
+    if held == 0:
+        raise ValueError(f"data set {name} has {len(x)} images; at least 5 are needed, a fifth to validate on")
+    if num_classes < 2:
+        raise ValueError(f"data set {name} has a single class; a classifier needs at least two")
+    present = set(y[:cut].unique().tolist())
+    absent = list(itertools.islice((c for c in range(num_classes) if c not in present), _SHOWN))
     if absent:
-        raise ValueError(f"data set {name}: no training image of class {', '.join(map(str, absent))}")
+        count = num_classes - len(present)
+        shown = ", ".join(map(str, absent)) + (f" ... ({count} classes)" if count > _SHOWN else "")
+        raise ValueError(f"data set {name}: no training image of class {shown}")
     return TrainingData(name, sha256, num_classes, x[:cut], y[:cut], x[cut:], y[cut:])
 
 
@@ -59,7 +74,7 @@ def augment(x: Float[Tensor, "n c h w"], dataset: str, generator: torch.Generato
     """
     n, _, h, w = x.shape
     if dataset in _MIRRORED:
-        flip = torch.rand(n, generator=generator).to(x.device) < 0.5
+        flip = torch.rand(n, generator=generator).to(x.device, non_blocking=True) < 0.5
         x = torch.where(flip[:, None, None, None], x.flip(3), x)
     shift = _SHIFT.get(dataset, 0)
     if shift == 0:
@@ -68,6 +83,6 @@ def augment(x: Float[Tensor, "n c h w"], dataset: str, generator: torch.Generato
     rows = torch.randint(2 * shift + 1, (n, 1), generator=generator) + torch.arange(h)
     columns = torch.randint(2 * shift + 1, (n, 1), generator=generator) + torch.arange(w)
     sample = torch.arange(n)[:, None, None]
-    places = (part.to(x.device) for part in (sample, rows[:, :, None], columns[:, None, :]))
+    places = (part.to(x.device, non_blocking=True) for part in (sample, rows[:, :, None], columns[:, None, :]))
     picked = padded[next(places), :, next(places), next(places)]
     return picked.permute(0, 3, 1, 2).contiguous()

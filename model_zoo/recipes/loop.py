@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
@@ -61,19 +61,32 @@ def train_epochs(
     """Run the epochs a checkpoint of this stage has not seen yet, saving after each.
 
     A killed training starts again at the last finished epoch and ends with the same weights, because an
-    epoch's random numbers are keyed by its number. Raises FloatingPointError when a loss is not finite;
-    the last good checkpoint stays.
+    epoch's random numbers are keyed by its number. Raises FloatingPointError when a loss or, after an epoch,
+    a weight is not finite; the last good checkpoint stays.
     """
     history = _restore(run, stage, module, optimiser)
     for epoch in range(len(history), epochs):
         started = time.monotonic()
-        figures = one_epoch(epoch)
+        try:
+            figures = one_epoch(epoch)
+            _check_finite(module)
+        except FloatingPointError as error:
+            raise FloatingPointError(f"{stage}, epoch {epoch + 1} of {epochs}: {error}") from None
         figures["seconds"] = round(time.monotonic() - started, 1)
         history.append(figures)
         _store(run, stage, module, optimiser, history)
         shown = ", ".join(f"{k} {v:.4g}" for k, v in figures.items())
         logger.info("%s: epoch %d of %d: %s", stage, epoch + 1, epochs, shown)
     return history
+
+
+def _check_finite(module: nn.Module) -> None:
+    """Raise FloatingPointError for a state that no training can go on from: the last step may have left it."""
+    tensors = {name: value for name, value in module.state_dict().items() if value.is_floating_point()}
+    finite = torch.stack([value.isfinite().all() for value in tensors.values()]).tolist()
+    for name, good in zip(tensors, finite, strict=True):
+        if not good:
+            raise FloatingPointError(f"{name} is not finite after the last step; the last good checkpoint is kept")
 
 
 class LossLog:
@@ -129,6 +142,13 @@ def one_cycle(progress: float, peak: float, warm_up: float = 0.2) -> float:
     return peak * (progress / warm_up if progress < warm_up else (1.0 - progress) / (1.0 - warm_up))
 
 
+def read_history(checkpoint: Path) -> list[dict[str, float]]:
+    """The figures of a checkpoint's finished epochs; SafetensorError for a corrupt file."""
+    with safe_open(checkpoint, framework="pt") as file:
+        history: list[dict[str, float]] = json.loads((file.metadata() or {})["history"])
+    return history
+
+
 def _checkpoint(run: TrainingRun, stage: str) -> Path | None:
     return None if run.folder is None else run.folder / f"{stage}.checkpoint.safetensors"
 
@@ -161,11 +181,15 @@ def _restore(
     path = _checkpoint(run, stage)
     if path is None or not path.exists():
         return []
-    with safe_open(path, framework="pt", device=str(run.device)) as file:
-        metadata = file.metadata() or {}
-        if metadata.get("identity") != run.identity:
-            raise ValueError(f"{path} belongs to a training with other settings; remove it or choose another --out")
-        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - safe_open has no iteration
+    try:
+        # On the CPU, whence state dicts are copied to where they belong: Adam's step counts stay there.
+        with safe_open(path, framework="pt", device="cpu") as file:
+            metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - safe_open has no iteration
+    except SafetensorError as error:
+        raise ValueError(f"checkpoint {path} is corrupt ({error}); remove it") from None
+    if metadata.get("identity") != run.identity:
+        raise ValueError(f"{path} belongs to a training with other settings; remove it or choose another --out")
     module.load_state_dict({k.removeprefix("module/"): v for k, v in tensors.items() if k.startswith("module/")})
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors.items():

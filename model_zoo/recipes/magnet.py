@@ -27,6 +27,6 @@ def train(data: TrainingData, settings: Settings, run: TrainingRun) -> MagnetCla
     if settings.warm_start:
         raise ValueError("magnet starts from a random initialisation; clustr is the recipe with a warm start")
     torch.manual_seed(run.seed)
-    network = build(settings.architecture, data.x.shape[1], data.num_classes)
+    network = build(settings.architecture, data.x.shape[1], data.num_classes, (data.x.shape[2], data.x.shape[3]))
     start = LogitsModel(network, data.mean, data.std).to(run.device)
     return fit_magnet(data, settings, run, "magnet", start)

@@ -11,12 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from attacks.losses import cross_entropy
-from attacks.pgd import climb
 from attacks.threat import Threat
 from model_zoo.adapter import LogitsModel
 from model_zoo.recipes.data import TrainingData
 from model_zoo.recipes.loop import TrainingRun
-from model_zoo.recipes.perturb import uniform_start
+from model_zoo.recipes.perturb import ascend, uniform_start
 from model_zoo.recipes.supervised import Supervised, fit
 
 
@@ -33,8 +32,8 @@ def train(data: TrainingData, settings: Settings, run: TrainingRun) -> LogitsMod
 
     def adversarial_loss(model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
         model.eval()
-        x_adv = climb(
-            lambda images: cross_entropy(model(images), y),
+        x_adv = ascend(
+            lambda images: cross_entropy(model(images).float(), y),
             x,
             uniform_start(x, threat, generator),
             threat,

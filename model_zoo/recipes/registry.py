@@ -19,10 +19,13 @@ from model_zoo.recipes import (
     clustr_ce_qtrades_mse,
     clustr_e_qtrades,
     clustr_e_qtrades_mse,
+    clustr_fuzzy,
+    clustr_learned_map,
     clustr_qtrades,
     clustr_qtrades_mse,
     clustr_trades_1,
     clustr_trades_2,
+    clustr_triplet,
     free_at,
     kmeans,
     magnet,
@@ -75,6 +78,9 @@ RECIPES: dict[str, Recipe] = {
         "clustr-trades-2": clustr_trades_2,
         "clustr-adv": clustr_adv,
         "clustr-at": clustr_at,
+        "clustr-fuzzy": clustr_fuzzy,
+        "clustr-learned-map": clustr_learned_map,
+        "clustr-triplet": clustr_triplet,
     }.items()
 }
 

@@ -15,6 +15,7 @@ ClusTR eq. 5 is D = D' = cross entropy and one step; Bhardwaj et al. (2022), sec
 - the attacked image is made in eval mode.
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -23,14 +24,13 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from attacks.pgd import climb
 from attacks.threat import Threat
 from model_zoo.magnet import MagnetClassifier
 from model_zoo.recipes.cluster_training import ClusterBatch
 from model_zoo.recipes.data import TrainingData
 from model_zoo.recipes.loop import TrainingRun
 from model_zoo.recipes.magnet_training import ExtraTerm, MagnetSettings, check_batch, fit_magnet
-from model_zoo.recipes.perturb import uniform_start
+from model_zoo.recipes.perturb import ascend, uniform_start
 from model_zoo.recipes.soft_assignment import log_probabilities
 from model_zoo.recipes.warm_start import warm_start
 
@@ -74,10 +74,29 @@ DIVERGENCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
-def stability_term(settings: StabilitySettings, num_classes: int) -> ExtraTerm:
-    """The term as `fit_magnet` takes it. Raises ValueError for an unknown head or divergence."""
+SoftAssignment = Callable[[ClusterBatch, Tensor], Tensor]
+"""(batch, features (b, d)) to log p (b, classes)."""
+
+
+def equation_4(settings: StabilitySettings, num_classes: int) -> SoftAssignment:
+    """p of ClusTR eq. 4 by the settings' head. Raises ValueError for an unknown one."""
     if settings.head not in ("scores", "log_sum_exp"):
         raise ValueError(f"head must be scores or log_sum_exp, got {settings.head!r}")
+
+    def assignment(batch: ClusterBatch, features: Tensor) -> Tensor:
+        return log_probabilities(features, batch.centroids, batch.labels, batch.variance, num_classes, settings.head)
+
+    return assignment
+
+
+def stability_term(
+    settings: StabilitySettings, num_classes: int, assignment: SoftAssignment | None = None
+) -> ExtraTerm:
+    """The term as `fit_magnet` takes it, for another p than eq. 4 where an `assignment` is given.
+
+    Raises ValueError for an unknown head or divergence.
+    """
+    assignment = equation_4(settings, num_classes) if assignment is None else assignment
     for name in (settings.divergence, settings.climbed):
         if name not in DIVERGENCES:
             raise ValueError(f"divergence and climbed must be one of {', '.join(DIVERGENCES)}, got {name!r}")
@@ -85,15 +104,11 @@ def stability_term(settings: StabilitySettings, num_classes: int) -> ExtraTerm:
     threat = Threat("linf", settings.eps)
 
     def term(batch: ClusterBatch) -> Tensor:
-        def log_p(features: Tensor) -> Tensor:
-            return log_probabilities(
-                features, batch.centroids, batch.labels, batch.variance, num_classes, settings.head
-            )
-
+        log_p = functools.partial(assignment, batch)
         batch.backbone.eval()
         with torch.no_grad():
             clean = log_p(batch.backbone(batch.x))
-        x_adv = climb(
+        x_adv = ascend(
             lambda images: climbed(log_p(batch.backbone(images)), clean),
             batch.x,
             uniform_start(batch.x, threat, batch.generator),

@@ -48,7 +48,7 @@ def fit(
     """
     data = data.on(run.device)
     torch.manual_seed(run.seed)  # initialisation only; every later number has a generator of its own
-    network = build(settings.architecture, data.x.shape[1], data.num_classes)
+    network = build(settings.architecture, data.x.shape[1], data.num_classes, data.x.shape[2:])
     model = channels_last(LogitsModel(network, data.mean, data.std).to(run.device))
     optimiser = torch.optim.SGD(
         model.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=settings.weight_decay
@@ -61,12 +61,13 @@ def fit(
         log = LossLog(epoch * steps * replays, every=1 if run.device.type == "cpu" else 50)
         batches = list(shuffled_batches(len(data.x), settings.batch_size, generator))
         for step, batch in enumerate(run.progress(batches, f"{stage} {epoch + 1}/{settings.epochs}")):
-            x = augment(data.x[batch], data.name, generator)
+            images = batch.to(run.device, non_blocking=True)
+            x, y = augment(data.x[images], data.name, generator), data.y[images]
             for replay in range(replays):
                 progress = (epoch + (step + replay / replays) / steps) / settings.epochs
                 set_learning_rate(optimiser, one_cycle(progress, settings.learning_rate))
                 with run.autocast():
-                    loss = batch_loss(model, x, data.y[batch], generator)
+                    loss = batch_loss(model, x, y, generator)
                 log.add({"training loss": loss})
                 optimiser.zero_grad(set_to_none=True)
                 loss.backward()
@@ -81,10 +82,9 @@ def fit(
 
 @torch.no_grad()
 def accuracy(model: nn.Module, x: Float[Tensor, "n c h w"], y: Int[Tensor, " n"], batch_size: int = 500) -> float:
-    """Fraction of correct predictions."""
+    """Fraction of correct predictions, in float32."""
     device = next(iter(model.state_dict().values())).device
-    correct = sum(
-        int((model(a.to(device)).argmax(dim=1).cpu() == b).count_nonzero())
-        for a, b in zip(x.split(batch_size), y.split(batch_size), strict=True)
-    )
-    return correct / len(x)
+    correct = torch.zeros((), dtype=torch.int64, device=device)
+    for images, labels in zip(x.split(batch_size), y.split(batch_size), strict=True):
+        correct += (model(images.to(device)).argmax(dim=1) == labels.to(device)).count_nonzero()
+    return int(correct) / len(x)

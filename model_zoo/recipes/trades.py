@@ -12,11 +12,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from attacks.pgd import climb
 from attacks.threat import Threat
 from model_zoo.adapter import LogitsModel
 from model_zoo.recipes.data import TrainingData
 from model_zoo.recipes.loop import TrainingRun
+from model_zoo.recipes.perturb import ascend
 from model_zoo.recipes.stability import kl_divergence
 from model_zoo.recipes.supervised import Supervised, fit
 
@@ -49,8 +49,8 @@ def trades_loss(
     model.eval()
     with torch.no_grad():
         clean = model(x).log_softmax(dim=1)
-    x_adv = climb(
-        lambda images: divergence(model(images).log_softmax(dim=1), clean),
+    x_adv = ascend(
+        lambda images: divergence(model(images).float().log_softmax(dim=1), clean),
         x,
         start,
         threat,

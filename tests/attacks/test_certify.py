@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from attacks.certify import certify
 from attacks.contract import AttackResult
 from attacks.pgd import pgd
-from attacks.radii import eq3_bounds, hard_radii, soft_radii
+from attacks.radii import eq3_bounds, hard_radii, kernel_radii, soft_radii
 from attacks.threat import NORMS, Norm, Threat
 from model_zoo.kmeans import KMeansClassifier
 from model_zoo.magnet import MagnetClassifier
 
-Rule = Literal["hard", "soft"]
+Rule = Literal["hard", "soft", "fuzzy"]
+FUZZIFIER = 2.0
 some = settings(max_examples=30, deadline=None, derandomize=True)
 
 
@@ -42,6 +43,8 @@ class Plane:
         values = []
         for c in range(int(self.labels.max()) + 1):
             mine = -distances[:, self.labels == c] / (2 * self.variance)
+            if rule == "fuzzy":
+                mine = fuzzy_kernel(distances[:, self.labels == c])
             if mine.shape[1] == 0:
                 values.append(torch.full((len(points),), -torch.inf, dtype=torch.float64))
             else:
@@ -55,7 +58,14 @@ class Plane:
         distances = self.distances(points)
         if rule == "hard":
             return hard_radii(distances, y, self.labels, self.centroids, self.stretch)
+        if rule == "fuzzy":
+            return kernel_radii(distances, y, self.labels, fuzzy_kernel, self.stretch)
         return soft_radii(distances, y, self.labels, self.centroids, self.variance, self.stretch)
+
+
+def fuzzy_kernel(squared_distances: Tensor) -> Tensor:
+    """log d^(-2 / (m - 1))."""
+    return -squared_distances.log() / (FUZZIFIER - 1)
 
 
 def plane(seed: int, clusters: int, classes: int, variance: float = 0.5, stretch: float = 1.0) -> Plane:
@@ -88,7 +98,7 @@ def test_the_two_nearest_centroids_are_not_enough() -> None:
     seed=st.integers(0, 2**31),
     clusters=st.integers(3, 9),
     classes=st.integers(2, 3),
-    rule=st.sampled_from(["hard", "soft"]),
+    rule=st.sampled_from(["hard", "soft", "fuzzy"]),
     variance=st.sampled_from([0.05, 0.5, 5.0]),
     stretch=st.sampled_from([0.5, 1.0, 3.0]),
 )
@@ -143,7 +153,7 @@ def test_an_own_cluster_given_twice_outweighs_one_wrong_one_everywhere() -> None
     assert radii.tolist() == [math.inf, 0.0]
 
 
-@pytest.mark.parametrize("rule", ["hard", "soft"])
+@pytest.mark.parametrize("rule", ["hard", "soft", "fuzzy"])
 def test_classes_without_centroids(rule: Rule) -> None:
     """Nobody is ever predicted as one; where only one class has centroids it cannot be left."""
     case = Plane(torch.tensor([[0.0, 0.0], [4.0, 0.0]], dtype=torch.float64), torch.tensor([2, 2]))
@@ -203,11 +213,14 @@ class Features(nn.Module):
         return out
 
 
-def magnet(nearest: int | None = None, backbone: nn.Module | None = None) -> MagnetClassifier:
+def magnet(
+    nearest: int | None = None, backbone: nn.Module | None = None, fuzzifier: float | None = None, classes: int = 3
+) -> MagnetClassifier:
     backbone = Features() if backbone is None else backbone
     with torch.no_grad():
         centroids = backbone(images(9))
-    return MagnetClassifier(backbone, centroids, torch.arange(9) % 3, 0.02, 3, nearest=nearest)
+    labels = torch.arange(9) % classes
+    return MagnetClassifier(backbone, centroids, labels, 0.02, classes, nearest=nearest, fuzzifier=fuzzifier)
 
 
 def images(n: int, seed: int = 0) -> Tensor:
@@ -250,6 +263,60 @@ def test_attacks_at_the_radius_break_no_certified_sample(nearest: int | None, no
         threat = Threat(norm, float(radii[i]))
         found = pgd(model, x[one], y[one], threat, seed=0, sample_ids=ids, steps=5, restarts=1, step_size=None)
         assert model(found.x_adv).argmax(dim=1).tolist() == y[one].tolist()
+
+
+@pytest.mark.parametrize("fuzzifier", [1.3, 2.0, 4.0])
+@pytest.mark.parametrize(("nearest", "classes"), [(None, 3), (1, 3), (None, 9)])
+def test_attacks_at_the_radius_break_no_sample_certified_of_a_fuzzy_classifier(
+    nearest: int | None, classes: int, fuzzifier: float
+) -> None:
+    model, x = magnet(nearest, fuzzifier=fuzzifier, classes=classes), images(20, seed=2)
+    y = model(x).argmax(dim=1)
+    _, radii = certified(model, x, y, Threat("l2", 0.0))
+    assert bool((radii > 0).any())
+    for i in torch.nonzero(radii > 0).flatten().tolist():
+        one, ids = slice(i, i + 1), torch.tensor([i])
+        threat = Threat("l2", float(radii[i]))
+        found = pgd(model, x[one], y[one], threat, seed=0, sample_ids=ids, steps=5, restarts=1, step_size=None)
+        assert model(found.x_adv).argmax(dim=1).tolist() == y[one].tolist()
+
+
+def test_where_the_nearest_cluster_decides_the_kernel_does_not_matter() -> None:
+    """D = 1 gives the Gaussian classifier's radii; one cluster a class the same but for a logarithm's rounding."""
+    x = images(30, seed=1)
+    for classes in (3, 9):
+        y = magnet(1, classes=classes)(x).argmax(dim=1)
+        of_one, fuzzy = (
+            certified(magnet(1, fuzzifier=m, classes=classes), x, y, Threat("l2", 0.0))[1] for m in (None, 2.0)
+        )
+        assert torch.equal(of_one, fuzzy)
+    all_clusters = certified(magnet(fuzzifier=2.0, classes=9), x, y, Threat("l2", 0.0))[1]
+    torch.testing.assert_close(all_clusters, of_one, rtol=0, atol=1e-4)
+    assert bool((all_clusters <= of_one).all())
+
+
+def test_the_gaussian_rule_does_not_hold_for_a_fuzzy_classifier() -> None:
+    """A point that the Gaussian rule would certify breaks: far from all clusters, three beat one that is nearer."""
+    centroids = torch.tensor([[0.0, 0.0], [2.0, 0.0], [2.1, 0.0], [2.2, 0.0]], dtype=torch.float64)
+    case = Plane(centroids, torch.tensor([0, 1, 1, 1]), variance=0.05)
+    turned_back = torch.tensor([[0.6, 0.8], [-0.8, 0.6]], dtype=torch.float64)
+    point, y = torch.tensor([[0.7, 0.0]], dtype=torch.float64) @ turned_back.T, torch.tensor([0])
+    reach = {rule: float(case.radii(point, y, rule)) for rule in ("soft", "fuzzy")}
+    assert 0.0 < reach["fuzzy"] < reach["soft"]
+    assert bool(case.right(point[0] + disc(reach["fuzzy"] * (1 - 1e-9)), 0, "fuzzy").all())
+    assert not bool(case.right(point[0] + disc(reach["soft"]), 0, "fuzzy").all())
+
+
+def test_slacks_shorten_the_radius_of_a_kernel() -> None:
+    case = plane(1, 4, 2)
+    points = torch.randn(20, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    points = points[case.right(points, 0, "fuzzy")]
+    y, none = torch.zeros(len(points), dtype=torch.int64), torch.zeros(len(points), dtype=torch.float64)
+    distances = case.distances(points)
+    free = kernel_radii(distances, y, case.labels, fuzzy_kernel, 1.0)
+    for slack, off in ((none + 0.01, none), (none, none + 0.01)):
+        assert bool((kernel_radii(distances, y, case.labels, fuzzy_kernel, 1.0, slack, off) < free).all())
+    assert kernel_radii(distances, y, case.labels, fuzzy_kernel, 1.0, none + 1e3).tolist() == none.tolist()
 
 
 def test_rounding_is_taken_off_and_the_batch_does_not_matter() -> None:

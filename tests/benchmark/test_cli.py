@@ -368,6 +368,12 @@ def test_the_markdown_report_holds_percentages(bench: Bench, finished: Finished,
     assert report.out == (workdir / "run/leaderboard.md").read_text()
 
 
+def test_a_comparison_needs_a_classifier_of_the_run(bench: Bench, finished: Finished) -> None:
+    (only,) = json.loads(bench("report", "run", "--format", "json").out)
+    assert bench("report", "run", "--against", only["group"]).code == 0
+    assert "--against: no classifier 'nobody' in the run" in bench("report", "run", "--against", "nobody").refused()
+
+
 @pytest.mark.parametrize("form", FORMATS)
 def test_an_incomplete_run_is_reported_with_exit_code_1(
     bench: Bench, finished: Finished, workdir: Path, form: str

@@ -10,6 +10,7 @@ import torch
 
 from benchmark.reproduce.clustr_fig3 import CONTROL, DATASETS, RANDOM, STARTS, WARM, Certified, Settings, experiment
 from benchmark.reproduce.clustr_fig3_figure import RADII, fig3, verdict
+from benchmark.reproduce.request import Options, Report, Work
 from tests.benchmark.conftest import Bench
 
 QUICK = Settings(points=200, cross_entropy_steps=100, magnet_steps=200, grid=60)
@@ -97,7 +98,10 @@ def test_the_report_states_what_was_chosen_and_the_files_hold_the_curves(tmp_pat
 def test_a_command_prints_the_report(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     from benchmark import reproduce as package
 
-    monkeypatch.setitem(package.PAPERS["clustr"], "fig3", lambda out, seeds: f"{out}: {list(seeds)}")
+    def fake(options: Options) -> Work:
+        return Work(lambda folder, _: Report(f"{folder}: {list(options.seeds)}"))
+
+    monkeypatch.setitem(package.PAPERS, "clustr", {"fig3": fake})
     done = bench("reproduce", "clustr", "fig3", "--seed", "2", "--seed", "7", "--out", "here")
     assert (done.code, done.out) == (0, "here: [2, 7]\n")
     assert bench("reproduce", "clustr").out == f"{Path('runs/reproduce-clustr-fig3')}: [0, 1, 2, 3, 4]\n"

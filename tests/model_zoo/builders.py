@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from model_zoo.adapter import FeatureExtractor, LogitsModel
 from model_zoo.architectures import build
 from model_zoo.kmeans import KMeansClassifier
+from model_zoo.learned_map import LearnedMap, LearnedMapClassifier
 from model_zoo.magnet import Head, MagnetClassifier
 from model_zoo.recipes.cluster_index import ClusterIndex
 from model_zoo.recipes.data import TrainingData, hold_out
@@ -69,6 +70,16 @@ def tiny_magnet(nearest: int | None = None, head: Head = "log_sum_exp") -> Magne
     return MagnetClassifier(backbone, centroids, torch.tensor([0, 1, 2, 0, 1, 2]), 0.7, 3, nearest=nearest, head=head)
 
 
+def tiny_learned_map() -> LearnedMapClassifier:
+    """The same features and clusters, their logits a map that is not the initial one."""
+    magnet = tiny_magnet()
+    learned = LearnedMap(magnet.labels, 3)
+    with torch.no_grad():
+        learned.weight.add_(0.3 * torch.randn(3, 6, generator=torch.Generator().manual_seed(6)))
+        learned.bias.add_(torch.tensor([0.2, 0.0, -0.1]))
+    return LearnedMapClassifier(magnet.backbone, magnet.centroids, magnet.labels, magnet.variance, learned)
+
+
 def plain_magnet(
     centroids: Tensor,
     labels: Tensor,
@@ -77,9 +88,10 @@ def plain_magnet(
     nearest: int | None = None,
     head: Head = "log_sum_exp",
     unmasked: bool = False,
+    fuzzifier: float | None = None,
 ) -> MagnetClassifier:
     """A Magnet classifier whose features are the pixels."""
-    return MagnetClassifier(nn.Flatten(), centroids, labels, variance, num_classes, nearest, head, unmasked)
+    return MagnetClassifier(nn.Flatten(), centroids, labels, variance, num_classes, nearest, head, unmasked, fuzzifier)
 
 
 def brute_squared_distances(points: Tensor, centroids: Tensor) -> Array:

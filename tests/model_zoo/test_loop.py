@@ -13,6 +13,7 @@ from model_zoo.recipes.loop import (
     LossLog,
     TrainingRun,
     one_cycle,
+    read_history,
     set_learning_rate,
     shuffled_batches,
     train_epochs,
@@ -105,6 +106,32 @@ def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
     fit(training_run(tmp_path), OPTIMISERS["sgd"], 1)
     with pytest.raises(ValueError, match=r"stage\.checkpoint\.safetensors belongs to a training with other settings"):
         fit(training_run(tmp_path, identity="another"), OPTIMISERS["sgd"], 1)
+
+
+def test_weights_that_are_not_finite_after_an_epoch_do_not_become_a_checkpoint(tmp_path: Path) -> None:
+    """The loss was finite in each step; only the last update was not."""
+
+    def one_epoch(epoch: int) -> dict[str, float]:
+        with torch.no_grad():
+            module.weight.fill_(1.0 if epoch < 2 else float("inf"))
+        return {"loss": 0.0}
+
+    module = nn.Linear(2, 1)
+    optimiser = OPTIMISERS["sgd"](module)
+    with pytest.raises(FloatingPointError, match="stage, epoch 3 of 4: weight is not finite after the last step; the"):
+        train_epochs(training_run(tmp_path), "stage", module, optimiser, 4, one_epoch)
+    assert len(read_history(tmp_path / "stage.checkpoint.safetensors")) == 2
+    resumed = nn.Linear(2, 1)
+    train_epochs(training_run(tmp_path), "stage", resumed, OPTIMISERS["sgd"](resumed), 2, one_epoch)
+    assert resumed.weight.tolist() == [[1.0, 1.0]]
+
+
+def test_a_corrupt_checkpoint_is_named(tmp_path: Path) -> None:
+    fit(training_run(tmp_path), OPTIMISERS["adam"], 1)
+    path = tmp_path / "stage.checkpoint.safetensors"
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(ValueError, match=r"checkpoint .*stage\.checkpoint\.safetensors is corrupt .*; remove it"):
+        fit(training_run(tmp_path), OPTIMISERS["adam"], 2)
 
 
 def logged(extra: list[float], every: int) -> dict[str, float]:

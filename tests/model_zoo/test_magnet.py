@@ -148,6 +148,67 @@ def test_attacks_see_distances_of_features_and_the_same_logits() -> None:
     assert model.cluster_labels.tolist() == [0, 1, 2, 0, 1, 2]
 
 
+def bezdek(x: Tensor, fuzzifier: float, nearest: int | None = None) -> Array:
+    """Bezdek et al. 1984: u_j = 1 / sum_k (d_j / d_k)^(2 / (m - 1)), over the nearest D clusters, summed by class."""
+    classes = np.zeros((len(x), 3))
+    for i, row in enumerate(np.sqrt(brute_squared_distances(x, centroids()))):
+        kept = np.argsort(row)[: nearest or len(row)]
+        for j in kept:
+            classes[i, LABELS[j]] += 1 / sum((row[j] / row[k]) ** (2 / (fuzzifier - 1)) for k in kept)
+    return classes
+
+
+@pytest.mark.parametrize("nearest", [None, 3, 1])
+@pytest.mark.parametrize("fuzzifier", [1.2, 2.0, 3.5])
+def test_a_fuzzy_classifiers_probabilities_are_sums_of_bezdeks_memberships(
+    fuzzifier: float, nearest: int | None
+) -> None:
+    x = images(25)
+    expected = bezdek(x, fuzzifier, nearest)
+    np.testing.assert_allclose(expected.sum(axis=1), 1.0, rtol=1e-12)
+    heads = {head: plain_magnet(centroids(), LABELS, VARIANCE, 3, nearest, head, False, fuzzifier)(x) for head in HEADS}
+    np.testing.assert_allclose(heads["probabilities"].numpy(), expected, rtol=1e-4, atol=1e-9)
+    np.testing.assert_allclose(heads["probabilities"].sum(dim=1).numpy(), 1.0, rtol=1e-6)
+    torch.testing.assert_close(heads["log_sum_exp"].softmax(dim=1), heads["probabilities"])
+    sums = heads["scores"] / heads["scores"].sum(dim=1, keepdim=True)
+    torch.testing.assert_close(sums, heads["probabilities"], rtol=1e-4, atol=1e-6)
+    assert set(expected.argmax(axis=1).tolist()) >= {0, 1}
+
+
+def test_memberships_do_not_depend_on_the_variance() -> None:
+    x = images(10)
+    first, other = (
+        plain_magnet(centroids(), LABELS, variance, 3, head="probabilities", fuzzifier=2.0)(x)
+        for variance in (0.5, 30.0)
+    )
+    torch.testing.assert_close(first, other, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("fuzzifier", [1.001, 1.1, 2.0, 1000.0])
+def test_on_a_centroid_and_far_away_a_fuzzy_classifier_is_finite(head: Head, fuzzifier: float) -> None:
+    at = torch.cat([centroids().reshape(-1, 1, 8, 8), 1000 * images(4)]).requires_grad_(True)
+    logits = plain_magnet(centroids(), LABELS, VARIANCE, 3, head=head, fuzzifier=fuzzifier)(at)
+    (gradient,) = torch.autograd.grad(logits.sum(), at)
+    assert bool(logits.isfinite().all())
+    assert bool(gradient.isfinite().all())
+    if head != "scores" and fuzzifier < 1000:
+        assert torch.equal(logits[:8].argmax(dim=1), LABELS)
+
+
+def test_of_the_nearest_1_a_fuzzy_classifier_predicts_as_the_gaussian_one() -> None:
+    x = images(60)
+    gaussian, fuzzy = (plain_magnet(centroids(), LABELS, VARIANCE, 3, 1, fuzzifier=m)(x) for m in (None, 2.0))
+    assert torch.equal(fuzzy.argmax(dim=1), gaussian.argmax(dim=1))
+
+
+def test_every_head_of_a_fuzzy_classifier_is_fuzzy() -> None:
+    shown = plain_magnet(centroids(), LABELS, VARIANCE, 3, 3, "scores", fuzzifier=2.0)
+    assert shown.seen_through("probabilities", unmasked=True).fuzzifier == 2.0
+    x = images(20)
+    assert torch.equal(judged_by(shown)(x), plain_magnet(centroids(), LABELS, VARIANCE, 3, 3, fuzzifier=2.0)(x))
+
+
 def test_a_classifier_is_made_in_eval_mode() -> None:
     backbone = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64)).train()
     model = MagnetClassifier(backbone, centroids(), LABELS, VARIANCE, 3)
@@ -163,6 +224,10 @@ def test_a_classifier_is_made_in_eval_mode() -> None:
         ({"variance": 0.0}, "variance must be positive, got 0.0"),
         ({"variance": -1.0}, "variance must be positive, got -1.0"),
         ({"head": "softmax"}, "head must be one of log_sum_exp, scores, probabilities, got 'softmax'"),
+        ({"fuzzifier": 1.0}, r"fuzzifier must be greater than 1 \(from 1.001 to 1000\), got 1$"),
+        ({"fuzzifier": -2.0}, "fuzzifier must be greater than 1 .*, got -2"),
+        ({"fuzzifier": float("nan")}, "fuzzifier must be greater than 1 .*, got nan"),
+        ({"fuzzifier": float("inf")}, "fuzzifier must be greater than 1 .*, got inf"),
         ({"nearest": 0}, r"nearest must lie in 1..8 \(the number of clusters\), got 0"),
         ({"nearest": 9}, r"nearest must lie in 1..8 \(the number of clusters\), got 9"),
     ],

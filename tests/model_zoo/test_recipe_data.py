@@ -29,6 +29,31 @@ def test_classes_without_a_training_image_are_named() -> None:
         hold_out("numbers", "0", 5, numbered(10), y)
 
 
+def test_many_absent_classes_are_counted() -> None:
+    y = torch.tensor([0, 1] * 5 + [10**17] * 10)
+    with pytest.raises(ValueError, match=r"of class 2, 3, .* 11 \.\.\. \(99999999999999998 classes\)$"):
+        hold_out("numbers", "0", 10**17 + 1, numbered(20), y)
+
+
+@pytest.mark.parametrize("n", [1, 4])
+def test_images_too_few_to_hold_one_out_are_refused(n: int) -> None:
+    with pytest.raises(ValueError, match=f"data set few has {n} images; at least 5 are needed"):
+        hold_out("few", "0", 2, numbered(n), torch.arange(n) % 2)
+
+
+def test_a_single_class_is_refused() -> None:
+    with pytest.raises(ValueError, match="data set same has a single class"):
+        hold_out("same", "0", 1, numbered(10), torch.zeros(10, dtype=torch.int64))
+
+
+def test_a_device_holds_all_of_the_data() -> None:
+    data = hold_out("numbers", "0", 2, numbered(10), torch.arange(10) % 2)
+    assert data.on(torch.device("cpu")) is data
+    moved = data.on(torch.device("meta"))
+    assert {moved.x.device, moved.y.device, moved.x_val.device, moved.y_val.device} == {torch.device("meta")}
+    assert (moved.name, moved.num_classes, moved.x.shape) == (data.name, data.num_classes, data.x.shape)
+
+
 def test_mean_and_std_are_those_of_the_training_pixels_per_channel() -> None:
     x = torch.rand(20, 3, 4, 4, generator=torch.Generator().manual_seed(0)) * torch.tensor([1, 2, 3]).reshape(3, 1, 1)
     data = hold_out("colours", "0", 2, x, torch.arange(20) % 2)
@@ -69,7 +94,7 @@ def found(image: Tensor, result: Tensor, largest: int, mirrored: bool) -> list[t
 
 @pytest.mark.parametrize(
     ("dataset", "size", "largest", "mirrored"),
-    [("mnist", 7, 2, False), ("fashion-mnist", 7, 2, True), ("cifar10", 9, 4, True)],
+    [("mnist", 7, 2, False), ("fashion-mnist", 7, 2, True), ("cifar10", 9, 4, True), ("cifar10-q75", 9, 4, True)],
 )
 def test_every_augmented_image_is_a_shift_or_a_mirrored_shift(
     dataset: str, size: int, largest: int, mirrored: bool

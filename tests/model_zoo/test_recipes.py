@@ -1,24 +1,31 @@
 """Every recipe trains on a few hundred digits; interrupted trainings resume to the same weights."""
 
 import dataclasses
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from model_zoo.adapter import LogitsModel
 from model_zoo.architectures import build
 from model_zoo.errors import ModelError
 from model_zoo.kmeans import KMeansClassifier
+from model_zoo.learned_map import LearnedMapClassifier
 from model_zoo.magnet import MagnetClassifier
-from model_zoo.recipes.data import TrainingData
-from model_zoo.recipes.loop import Progress, TrainingRun
+from model_zoo.recipes.check import check_settings
+from model_zoo.recipes.data import TrainingData, hold_out
+from model_zoo.recipes.loop import LossLog, Progress, TrainingRun
 from model_zoo.recipes.registry import RECIPES, settings_from
 from model_zoo.recipes.supervised import accuracy
-from model_zoo.weights import save_model
+from model_zoo.recipes.warm_start import foreign_start
+from model_zoo.registry import load
+from model_zoo.weights import read_card, save_model
 from tests.model_zoo.builders import CARD, digits_data
 
 CPU = torch.device("cpu")
@@ -37,6 +44,9 @@ SMALL: dict[str, dict[str, object]] = {
     "qtrades": SUPERVISED | {"eps": 0.05, "step_size": 0.03, "weight": 1.0},
     "magnet": MAGNET | {"epochs": 4},
     "clustr-adv": MAGNET | {"weight": 1.0, "steps": 2, "step_size": 0.02},
+    "clustr-fuzzy": MAGNET,
+    "clustr-learned-map": MAGNET | {"weight": 1.0},
+    "clustr-triplet": MAGNET,
     "clustr-at": {"epochs": 1, "batch_size": 32, "steps": 2, "eps": 0.05, "step_size": 0.03},
     **{
         f"clustr-{name}": MAGNET | {"weight": 1.0}
@@ -86,7 +96,7 @@ LOGITS = ("nominal", "pgd-at", "free-at", "trades", "qtrades")
 KINDS: dict[str, type[nn.Module]] = {
     recipe: KMeansClassifier if recipe == "kmeans" else LogitsModel if recipe in LOGITS else MagnetClassifier
     for recipe in RECIPES
-}
+} | {"clustr-learned-map": LearnedMapClassifier}
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -117,6 +127,8 @@ def test_every_recipe_learns_digits_better_than_chance(recipe: str, data: Traini
         "clustr-qtrades",
         "clustr-adv",
         "clustr-1lip",
+        "clustr-learned-map",
+        "clustr-triplet",
     ],
 )
 def test_a_training_is_determined_by_its_seed(recipe: str, data: TrainingData, nominal_file: str) -> None:
@@ -201,7 +213,10 @@ def killing(stage: str, harm: Callable[[], None] | None = None) -> Progress:
     return progress
 
 
-@pytest.mark.parametrize("recipe", ["nominal", "pgd-at", "free-at", "clustr", "clustr-qtrades", "clustr-1lip"])
+@pytest.mark.parametrize(
+    "recipe",
+    ["nominal", "pgd-at", "free-at", "clustr", "clustr-qtrades", "clustr-1lip", "clustr-learned-map", "clustr-triplet"],
+)
 def test_a_killed_training_ends_with_the_weights_of_an_uninterrupted_one(
     recipe: str, data: TrainingData, nominal_file: str, tmp_path: Path
 ) -> None:
@@ -338,3 +353,178 @@ def test_a_recipe_is_summarised_by_the_first_line_of_its_file(recipe: str) -> No
     assert entry.summary
     assert not entry.summary.endswith(".")
     assert f"`{recipe}`" not in entry.summary
+
+
+COLOURS = 4
+TWO_STEPS: Progress = lambda steps, _: list(steps)[:2]  # noqa: E731 - a protocol of two arguments
+BRIEF: dict[str, object] = {
+    "epochs": 1,
+    "batch_size": 16,
+    "batch_clusters": 4,
+    "samples_per_cluster": 4,
+    "steps": 1,
+    "replays": 2,
+    "clusters": 8,
+    "width": 16,
+    "features": 8,
+}
+
+
+def brief(recipe: str, **changes: object) -> Any:
+    settings = RECIPES[recipe].settings()
+    known = {field.name for field in dataclasses.fields(settings)}
+    return dataclasses.replace(settings, **{k: v for k, v in (BRIEF | changes).items() if k in known})
+
+
+@pytest.fixture(scope="module")
+def colours() -> TrainingData:
+    """Eighty noisy images (3, 32, 32), a class a brightness."""
+    y = torch.arange(80) % COLOURS
+    x = 0.5 * torch.rand(80, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    return hold_out("npz:colours", "0" * 64, COLOURS, x + 0.12 * y[:, None, None, None], y)
+
+
+def start_of(architecture: str, data: TrainingData, path: Path, **changes: object) -> str:
+    """The file of a network with random weights that fits the data."""
+    torch.manual_seed(0)
+    shape = tuple(data.x.shape[1:])
+    model = LogitsModel(build(architecture, shape[0], data.num_classes, shape[1:]), data.mean, data.std)
+    fitting = {"architecture": architecture, "input_shape": shape, "num_classes": data.num_classes}
+    save_model(path, model, CARD | fitting | {"dataset": data.name, "data_sha256": data.sha256} | changes)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def coloured_start(colours: TrainingData, tmp_path_factory: pytest.TempPathFactory) -> str:
+    return start_of("small-resnet", colours, tmp_path_factory.mktemp("start") / "colours.safetensors")
+
+
+class InBfloat16(TrainingRun):
+    """A run as on an accelerator: passes under bfloat16 autocast."""
+
+    def autocast(self) -> AbstractContextManager[object]:
+        return torch.autocast("cpu", dtype=torch.bfloat16)
+
+
+@dataclasses.dataclass(frozen=True)
+class Watched:
+    """A short training: the terms of its losses, and of its first step the parameters that a gradient reached."""
+
+    losses: list[dict[str, float]]
+    reached: list[bool]
+    model: nn.Module
+
+
+def watched(recipe: str, data: TrainingData, start: str, run: TrainingRun) -> Watched:
+    losses: list[dict[str, float]] = []
+    reached: list[list[bool]] = []
+
+    def noting(log: LossLog, terms: Mapping[str, Tensor]) -> None:
+        losses.append({name: float(value.detach()) for name, value in terms.items()})
+
+    def gradients(optimiser: torch.optim.Optimizer, *_: object) -> None:
+        parameters = [p for group in optimiser.param_groups for p in group["params"]]
+        assert all(bool(p.grad.isfinite().all()) for p in parameters if p.grad is not None)
+        reached.append([p.grad is not None and bool(p.grad.any()) for p in parameters])
+
+    hook = register_optimizer_step_pre_hook(gradients)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LossLog, "add", noting)
+        try:
+            model = RECIPES[recipe].train(data, brief(recipe, warm_start="" if recipe == "magnet" else start), run)
+        finally:
+            hook.remove()
+    return Watched(losses, reached[0] if reached else [], model)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe_takes_coloured_images_and_passes_in_bfloat16(
+    recipe: str, colours: TrainingData, coloured_start: str
+) -> None:
+    """As on an accelerator: the losses of the first step are those of float32, and the gradients reach as far."""
+    plain = watched(recipe, colours, coloured_start, TrainingRun(0, CPU, None, "", TWO_STEPS))
+    cheap = watched(recipe, colours, coloured_start, InBfloat16(0, CPU, None, "", TWO_STEPS))
+    assert bool(torch.isfinite(cheap.model(colours.x_val)).all())
+    assert len(cheap.losses) == len(plain.losses)
+    assert all(math.isfinite(value) for terms in cheap.losses for value in terms.values())
+    assert cheap.reached == plain.reached
+    if plain.losses:
+        assert any(plain.reached)
+        assert cheap.losses[0] == pytest.approx(plain.losses[0], rel=0.1, abs=0.02)
+
+
+@pytest.mark.parametrize("recipe", ["nominal", "clustr-qtrades"])
+def test_recipes_take_resnet18(recipe: str, tmp_path: Path) -> None:
+    data = digits_data(100)
+    changes: dict[str, object] = {"architecture": "resnet18"}
+    if recipe == "clustr-qtrades":
+        changes["warm_start"] = start_of("resnet18", data, tmp_path / "resnet18.safetensors")
+    run = TrainingRun(0, CPU, None, "", lambda steps, _: list(steps)[:1])
+    model = RECIPES[recipe].train(data, brief(recipe, **changes), run)
+    assert model.features(data.x_val).shape == (20, 512)  # type: ignore[operator]
+    assert bool(torch.isfinite(model(data.x_val)).all())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"input_shape": (3, 28, 28)}, r"takes images of shape \(3, 28, 28\), data set npz:colours has \(3, 32, 32\)"),
+        ({"architecture": "resnet18"}, "is no small-resnet, which the settings ask for; set architecture=resnet18"),
+    ],
+)
+def test_a_start_that_does_not_fit_is_refused(
+    changes: dict[str, object], message: str, colours: TrainingData, tmp_path: Path
+) -> None:
+    card = dict(changes)
+    start = start_of(str(card.pop("architecture", "small-resnet")), colours, tmp_path / "start.safetensors", **card)
+    with pytest.raises(ValueError, match=message):
+        RECIPES["clustr"].train(colours, brief("clustr", warm_start=start), training_run(None))
+
+
+def test_a_start_from_other_images_is_told(colours: TrainingData, tmp_path: Path) -> None:
+    def told(**changes: object) -> str | None:
+        card = read_card(Path(start_of("small-resnet", colours, tmp_path / "start.safetensors", **changes)))
+        return foreign_start("mine", card, colours)
+
+    assert told() is None
+    assert told(dataset="cifar10") == "the warm start mine was trained on cifar10, not on npz:colours"
+    assert told(data_sha256="1" * 64) == "the warm start mine was trained on another version of npz:colours"
+    assert foreign_start("a.b:c", None, colours) == "the warm start a.b:c has no card that says what it was trained on"
+
+
+def test_features_that_are_not_finite_are_told(colours: TrainingData, tmp_path: Path) -> None:
+    start = load(start_of("small-resnet", colours, tmp_path / "start.safetensors"), fold=False).model
+    with torch.no_grad():
+        start.network.stem[0].weight.fill_(float("inf"))  # type: ignore[index, union-attr]
+    save_model(tmp_path / "inf.safetensors", start, read_card(tmp_path / "start.safetensors").model_dump())
+    with pytest.raises(FloatingPointError, match="clustr, epoch 1 of 1: features of training images are not finite"):
+        RECIPES["clustr"].train(
+            colours, brief("clustr", warm_start=str(tmp_path / "inf.safetensors")), training_run(None)
+        )
+
+
+@pytest.mark.parametrize(
+    ("recipe", "changes", "message"),
+    [
+        (
+            "nominal",
+            {"architecture": "vgg"},
+            "unknown architecture 'vgg'; known: ",
+        ),
+        ("clustr", {"clusters_per_class": 30}, "clusters_per_class=30, but class 0 of data set npz:colours has 16 "),
+        ("clustr-1lip", {"clusters_per_class": 17}, "clusters_per_class=17, but class 0 "),
+        ("magnet", {"nearest": 9}, r"nearest must be at most 8, the number of clusters \(0: all\), got 9"),
+    ],
+)
+def test_settings_that_do_not_fit_the_data_are_known_before_a_training(
+    recipe: str, changes: dict[str, object], message: str, colours: TrainingData
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_settings(brief(recipe, **changes), colours)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_settings_that_fit_the_data_pass_and_use_no_random_number(recipe: str, colours: TrainingData) -> None:
+    before = torch.get_rng_state()
+    check_settings(brief(recipe), colours)
+    assert torch.equal(torch.get_rng_state(), before)

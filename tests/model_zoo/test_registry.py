@@ -1,5 +1,7 @@
 """Models by name, on a small zoo of their own."""
 
+import hashlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -88,6 +90,17 @@ def test_d_is_an_option_and_makes_another_group() -> None:
     assert magnet("tiny-magnet").nearest is None, "the zoo's model is not changed"
 
 
+def test_a_fuzzifier_is_an_option_and_makes_another_group() -> None:
+    loaded = load("tiny-magnet@fuzzy=2.0,scores")
+    assert loaded.group == "tiny-magnet@fuzzy=2"
+    assert isinstance(loaded.model, MagnetClassifier)
+    assert (loaded.model.fuzzifier, loaded.model.head) == (2.0, "scores")
+    assert magnet("tiny-magnet").fuzzifier is None, "the zoo's model is not changed"
+    for name in ("tiny-magnet@fuzzy=1.5,nearest=3", "tiny-magnet@nearest=3,fuzzy=1.5"):
+        assert load(name).group == "tiny-magnet@fuzzy=1.5,nearest=3"
+        assert (magnet(name).fuzzifier, magnet(name).nearest) == (1.5, 3)
+
+
 def test_unmasked_is_an_option_and_stays_in_the_group_of_its_d() -> None:
     loaded = load("tiny-magnet@nearest=2,unmasked")
     assert loaded.group == "tiny-magnet@nearest=2"
@@ -102,6 +115,16 @@ def test_the_identity_is_over_the_weights_and_what_the_card_adds_to_them() -> No
     for change in ({"nearest": 1}, {"variance": 9.0}, {"sha256": "0" * 64}):
         assert card.model_copy(update=change).identity != card.identity
     assert card.model_copy(update={"minutes": 99.0}).identity == card.identity
+
+
+def test_a_fuzzifier_is_part_of_the_identity_and_its_absence_is_not() -> None:
+    card = load("tiny-magnet").card
+    assert card is not None
+    fields = ("sha256", "kind", "architecture", "input_shape", "num_classes", "variance", "nearest")
+    parts = {field: getattr(card, field) for field in fields}
+    assert card.identity == hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    fuzzy = [card.model_copy(update={"fuzzifier": m}).identity for m in (None, 2.0, 3.0)]
+    assert len({card.identity, *fuzzy}) == 3
 
 
 def test_folding_batch_norm_changes_rounding_only() -> None:
@@ -126,7 +149,12 @@ def test_a_name_like_none_is_answered_with_all() -> None:
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ("softmax", "unknown option 'softmax'; accepted: log_sum_exp, scores, probabilities, nearest=D, unmasked"),
+        ("softmax", "unknown option 'softmax'; accepted: log_sum_exp, scores, probabilities, nearest=D, fuzzy=M, "),
+        ("fuzzy=two", "unknown option 'fuzzy=two'"),
+        ("fuzzy=", "unknown option 'fuzzy='"),
+        ("fuzzy=1", "fuzzifier must be greater than 1 (from 1.001 to 1000), got 1"),
+        ("fuzzy=-3", "fuzzifier must be greater than 1 (from 1.001 to 1000), got -3"),
+        ("fuzzy=nan", "fuzzifier must be greater than 1 (from 1.001 to 1000), got nan"),
         ("scores,", "unknown option ''"),
         ("nearest=three", "unknown option 'nearest=three'"),
         ("nearest=-1", "unknown option 'nearest=-1'"),

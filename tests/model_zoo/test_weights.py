@@ -16,10 +16,16 @@ from model_zoo.errors import ModelError
 from model_zoo.kmeans import KMeansClassifier
 from model_zoo.magnet import MagnetClassifier
 from model_zoo.weights import card_path, load_model, read_card, save_model
-from tests.model_zoo.builders import CARD, images, tiny_kmeans, tiny_magnet, tiny_network
+from tests.model_zoo.builders import CARD, images, tiny_kmeans, tiny_learned_map, tiny_magnet, tiny_network
 
 CPU = torch.device("cpu")
 NETWORK_CARD = CARD | {"architecture": "small-resnet"}
+
+
+def fuzzy_magnet() -> MagnetClassifier:
+    model = tiny_magnet(nearest=4)
+    model.fuzzifier = 1.5
+    return model
 
 
 @pytest.fixture
@@ -36,7 +42,10 @@ def network_file(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("make", [tiny_kmeans, tiny_network, tiny_magnet, lambda: tiny_magnet(nearest=4)])
+@pytest.mark.parametrize(
+    "make",
+    [tiny_kmeans, tiny_network, tiny_magnet, lambda: tiny_magnet(nearest=4), fuzzy_magnet, tiny_learned_map],
+)
 def test_a_saved_model_comes_back_with_bit_equal_logits(make: Callable[[], nn.Module], tmp_path: Path) -> None:
     model, x = channels_last(make()), images(30)
     path = tmp_path / "new folder" / "tiny.safetensors"
@@ -56,11 +65,23 @@ def test_what_the_model_knows_is_written_on_its_card(tmp_path: Path) -> None:
     model, _ = load_model(path, CPU)
     assert isinstance(model, MagnetClassifier)
     assert (model.nearest, model.variance, model.num_classes) == (4, 0.7, 3)
+    assert card.fuzzifier is None
+    assert save_model(path, fuzzy_magnet(), NETWORK_CARD).fuzzifier == 1.5
+    card = save_model(path, tiny_learned_map(), NETWORK_CARD)
+    assert (card.kind, card.clusters, card.variance, card.nearest) == ("learned-map", 6, 0.7, None)
     card = save_model(path, tiny_kmeans(), CARD)
     assert (card.kind, card.clusters, card.variance) == ("kmeans", 7, 2.5)
     loaded, _ = load_model(path, CPU)
     assert isinstance(loaded, KMeansClassifier)
     assert loaded.variance == 2.5
+
+
+def test_a_fuzzifier_that_makes_no_classifier_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "tiny.safetensors"
+    save_model(path, fuzzy_magnet(), NETWORK_CARD)
+    edit_card(path, fuzzifier=1.0)
+    expected = "does not fit its card: fuzzifier must be greater than 1 (from 1.001 to 1000), got 1"
+    assert refusal(path) == f"weight file {path} {expected}"
 
 
 def test_a_loaded_model_is_frozen_and_in_eval_mode(network_file: Path) -> None:
@@ -192,7 +213,7 @@ def test_a_missing_tensor_is_named(kmeans_file: Path) -> None:
     ("changes", "message"),
     [
         ({"colour": "blue"}, "colour: Extra inputs are not permitted"),
-        ({"kind": "forest"}, "kind: Input should be 'logits', 'kmeans' or 'magnet'"),
+        ({"kind": "forest"}, "kind: Input should be 'logits', 'kmeans', 'magnet' or 'learned-map'"),
         ({"num_classes": 1}, "num_classes: Input should be greater than or equal to 2"),
         ({"input_shape": [1, 8]}, "input_shape.2: Field required"),
         ({"sha256": None}, "sha256: Input should be a valid string"),

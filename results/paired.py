@@ -1,0 +1,97 @@
+"""Two classifiers on the same samples: who keeps what the other loses."""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from scipy.stats import binomtest
+
+from results.aggregate import verdicts_by_sample, worst_case
+from results.leaderboard import classifier_of
+from results.records import UnitRecord, Verdict, WorkUnit
+
+_Z_95 = 1.959963984540054
+
+
+@dataclass(frozen=True)
+class Pair:
+    """`kept` samples stand with the first classifier alone, `lost` with the second alone, of `n` that both were shown.
+
+    `difference` is (kept - lost) / n, with its 95 % interval [low, high]; `p` is of the exact McNemar test.
+    """
+
+    n: int
+    kept: int
+    lost: int
+    difference: float
+    low: float
+    high: float
+    p: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A classifier against another under one threat: `clean` before, `robust` after all attacks."""
+
+    group: str
+    against: str
+    dataset: str
+    norm: str
+    eps: float
+    clean: Pair
+    robust: Pair
+
+
+def pair(first: Mapping[int, bool], second: Mapping[int, bool]) -> Pair:
+    """Compare by sample; ValueError unless both know the same samples.
+
+    Exact McNemar test: under equal accuracy, the samples that differ fall to either side like a fair coin
+    (McNemar 1947; two-sided). The interval adds half a sample to each of the four counts (Agresti & Min 2005).
+    """
+    if first.keys() != second.keys() or not first:
+        raise ValueError(f"the samples must be the same and at least one, got {len(first)} and {len(second)}")
+    n = len(first)
+    kept = sum(first[i] and not second[i] for i in first)
+    lost = sum(second[i] and not first[i] for i in first)
+    p = float(binomtest(kept, kept + lost).pvalue) if kept + lost else 1.0
+    total, apart = n + 2, kept + lost + 1
+    center = (kept - lost) / total
+    half = _Z_95 * math.sqrt(apart / total - center**2) / math.sqrt(total)
+    return Pair(n, kept, lost, (kept - lost) / n, center - half, center + half, p)
+
+
+def compare(units: Sequence[WorkUnit], records: Iterable[UnitRecord], against: str) -> list[Comparison]:
+    """Every classifier of a finished run against one of them, under each threat, in the order of the plan.
+
+    Raises ValueError where `against` is not in the run, or a classifier is not done.
+    """
+    done = {record.key: record for record in records}
+    planned: dict[tuple[str, str, float], dict[str, list[WorkUnit]]] = defaultdict(lambda: defaultdict(list))
+    for unit in units:
+        group, _, dataset, _, norm, eps = classifier_of(unit)
+        planned[dataset, norm, eps][group].append(unit)
+    comparisons = []
+    for (dataset, norm, eps), groups in planned.items():
+        if against not in groups:
+            raise ValueError(f"no classifier {against!r} in the run; it has {', '.join(groups)}")
+        if any(unit.key not in done for members in groups.values() for unit in members):
+            raise ValueError("the run is incomplete; the same bench run command goes on with it")
+        stands = {
+            group: [_standing(done, members, clean) for clean in (True, False)] for group, members in groups.items()
+        }
+        comparisons += [
+            Comparison(
+                group, against, dataset, norm, eps, pair(clean, stands[against][0]), pair(robust, stands[against][1])
+            )
+            for group, (clean, robust) in stands.items()
+            if group != against
+        ]
+    return comparisons
+
+
+def _standing(done: Mapping[str, UnitRecord], units: Sequence[WorkUnit], clean: bool) -> dict[int, bool]:
+    """Whether each sample stands: before any attack, or after all of them."""
+    records = [[done[unit.key]] for unit in units if not clean or unit.attack == "clean"]
+    worst = worst_case(verdicts_by_sample(part) for part in records)
+    return {sample: verdict in (Verdict.SURVIVED, Verdict.CERTIFIED) for sample, verdict in worst.items()}

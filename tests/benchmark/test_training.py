@@ -1,0 +1,229 @@
+"""`bench train`: any data set, any network; what cannot work is told in one line before any work."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from benchmark.datasets import DATASETS, load
+from model_zoo.registry import load as load_model
+from model_zoo.weights import ModelCard, read_card
+from tests.benchmark.conftest import Bench, Finished
+
+Images = NDArray[np.uint8]
+ONE_EPOCH = ["--set", "epochs=1"]
+BATCH = ["--set", "batch_size=20"]
+NEIGHBOURS = [*ONE_EPOCH, "--set", "batch_clusters=4", "--set", "samples_per_cluster=4"]
+
+
+def pixels(
+    n: int, classes: int = 2, shape: tuple[int, ...] = (8, 8), seed: int = 0
+) -> tuple[Images, NDArray[np.int64]]:
+    """Noise, brighter from class to class, and its labels in turn."""
+    labels = np.arange(n) % classes
+    noise = np.random.default_rng(seed).integers(0, 100, (n, *shape), dtype=np.uint8)
+    return noise + (labels * (150 // classes)).astype(np.uint8).reshape(-1, *[1] * len(shape)), labels
+
+
+def archive(path: Path, n: int = 40, **how: Any) -> str:
+    """An npz file of such images; its name as a data set."""
+    images, labels = pixels(n, **how)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(path, images=images, labels=labels)
+    return f"npz:{path}"
+
+
+def trained(bench: Bench, recipe: str, dataset: str, *more: str | Path) -> tuple[Finished, ModelCard]:
+    done = bench("train", recipe, "--dataset", dataset, "--out", "w.safetensors", *more)
+    assert done.code == 0, done.err
+    return done, read_card(Path("w.safetensors"))
+
+
+def test_resnet18_is_trained_on_cifar10_q75_from_the_data_root(bench: Bench, tmp_path: Path) -> None:
+    archive(tmp_path / "root/cifar10-q75/train.npz", 40, shape=(8, 8, 3))
+    archive(tmp_path / "root/cifar10-q75/test.npz", 10, shape=(8, 8, 3), seed=1)
+    root = ["--data-root", str(tmp_path / "root")]
+    done, card = trained(
+        bench, "nominal", "cifar10-q75", *root, "--set", "architecture=resnet18", *ONE_EPOCH, "--set", "batch_size=32"
+    )
+    assert (card.dataset, card.architecture, card.clean_samples) == ("cifar10-q75", "resnet18", 10)
+    assert (card.input_shape, card.num_classes, card.notes) == ((3, 8, 8), 2, ())
+    assert done.created == ["w.json", "w.safetensors"]
+    test = load("cifar10-q75", tmp_path / "root")
+    correct = load_model("w.safetensors").model(test.x).argmax(dim=1) == test.y
+    assert float(correct.double().mean()) == card.clean_accuracy
+
+
+def test_cifar10_q75_says_which_file_is_missing(bench: Bench, tmp_path: Path) -> None:
+    """The test images too, before any work: they are needed at the end."""
+    root = tmp_path / "root"
+    for missing in ("train.npz", "test.npz"):
+        told = bench("train", "nominal", "--dataset", "cifar10-q75", "--data-root", root).refused()
+        assert told.startswith(f"data set cifar10-q75: no file {root / 'cifar10-q75' / missing}; ")
+        assert "--data-root" in told
+        archive(root / "cifar10-q75/train.npz", 40, shape=(32, 32, 3))
+    archive(root / "cifar10-q75/test.npz", 40, shape=(28, 28, 3))
+    told = bench("train", "nominal", "--dataset", "cifar10-q75", "--data-root", root).refused()
+    assert "(3, 32, 32) and 2 classes, test images (3, 28, 28) and 2" in told
+
+
+def test_cifar10_q75_has_a_name_of_its_own(bench: Bench) -> None:
+    assert "cifar10-q75" in DATASETS
+    assert "cifar10-q75" in bench("list", "datasets").out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["nominal", "--set", "speed=3"], "recipe nominal: cannot set 'speed=3'; accepted: architecture=..., epochs="),
+        (["pgd-at", "--set", "architecture=resnet-18"], "unknown architecture 'resnet-18'; known: lipschitz-mlp, "),
+        (["clustr", "--set", "architecture=vgg", "--set", "warm_start=nominal"], "unknown architecture 'vgg'; known: "),
+        (["clustr", "--set", "warm_start=nominall"], "did you mean nominal"),
+    ],
+)
+def test_a_wrong_name_is_told_before_the_data_are_read(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, arguments: list[str], told: str
+) -> None:
+    monkeypatch.setitem(DATASETS, "digits", lambda root, split: pytest.fail("the data were read"))
+    assert told in bench("train", *arguments, "--dataset", "digits").refused()
+
+
+@pytest.mark.parametrize("out", ["folder.safetensors", "file/w.safetensors"])
+def test_a_place_that_cannot_be_written_to_is_refused(bench: Bench, workdir: Path, out: str) -> None:
+    (workdir / "folder.safetensors").mkdir()
+    (workdir / "file").touch()
+    assert "cannot be written" in bench("train", "kmeans", "--dataset", "digits", "--out", out).refused()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "how", "settings", "told"),
+    [
+        ("clustr", {"n": 40}, ["batch_clusters=4", "samples_per_cluster=9"], "fewer than one batch of 4 clusters x 9"),
+        (
+            "clustr",
+            {"n": 12},
+            ["clusters_per_class=6"],
+            "clusters_per_class=6, but class 0 of data set npz:mine.npz has ",
+        ),
+        ("magnet", {"n": 40}, ["nearest=5"], "nearest must be at most 4, the number of clusters"),
+        ("nominal", {"n": 4}, [], "data set npz:mine.npz has 4 images; at least 5 are needed"),
+        ("nominal", {"n": 9, "classes": 9}, [], "data set npz:mine.npz: no training image of class 8"),
+        ("nominal", {"n": 9, "classes": 1}, [], "data set npz:mine.npz has a single class"),
+        ("kmeans", {"n": 40}, [], "clusters must be at most the 32 training images, got 856"),
+        ("clustr-1lip", {"n": 40}, ["architecture=small-resnet"], "architecture must be lipschitz-mlp"),
+    ],
+)
+def test_data_that_are_too_few_are_told_before_any_work(
+    bench: Bench, tmp_path: Path, recipe: str, how: dict[str, Any], settings: list[str], told: str
+) -> None:
+    name = archive(tmp_path / "mine.npz", **how)
+    assert told in bench("train", recipe, "--dataset", name, *[f"--set={s}" for s in settings]).refused()
+
+
+GOOD_IMAGES, GOOD_LABELS = pixels(20)
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "told"),
+    [
+        (
+            np.where(GOOD_IMAGES > 90, np.nan, 0.5),
+            GOOD_LABELS,
+            "images must lie in [0, 1] (or be uint8), got nan..nan",
+        ),
+        (GOOD_IMAGES.astype(np.float32), GOOD_LABELS, "images must lie in [0, 1] (or be uint8), got 0.."),
+        (GOOD_IMAGES.astype(np.int64), GOOD_LABELS, "images must be uint8 or float, got int64"),
+        (GOOD_IMAGES.astype(complex), GOOD_LABELS, "images must be uint8 or float, got complex128"),
+        (GOOD_IMAGES[:, 0], GOOD_LABELS, "images must have 3 or 4 dimensions, got shape (20, 8)"),
+        (GOOD_IMAGES[:, :0], GOOD_LABELS, "images have no pixels, their shape is (20, 0, 8)"),
+        (GOOD_IMAGES, GOOD_LABELS - 1, "labels must be non-negative integers"),
+        (GOOD_IMAGES, GOOD_LABELS / 2, "labels must be non-negative integers"),
+        (GOOD_IMAGES, GOOD_LABELS[:-1], "20 images and 19 labels"),
+        (GOOD_IMAGES, GOOD_LABELS + 10**12, "labels must be below 100000, got 1000000000001"),
+        (
+            GOOD_IMAGES,
+            np.uint64(2**64 - 1) - GOOD_LABELS.astype(np.uint64),
+            "labels must be below 100000, got 18446744",
+        ),
+        (
+            GOOD_IMAGES,
+            GOOD_LABELS * 50_000,
+            "no training image of class 1, 2, 3, 4, 5, 6, 7, 8, 9, 10 ... (49999 classes)",
+        ),
+    ],
+)
+def test_damaged_arrays_are_told_in_one_line(
+    bench: Bench, tmp_path: Path, images: NDArray[Any], labels: NDArray[Any], told: str
+) -> None:
+    np.savez(tmp_path / "mine.npz", images=images, labels=labels)
+    message = bench("train", "nominal", "--dataset", f"npz:{tmp_path / 'mine.npz'}").refused()
+    assert message.startswith("data set npz:mine.npz")
+    assert told in message
+
+
+@pytest.mark.parametrize(
+    ("recipe", "settings"),
+    [("nominal", BATCH), ("magnet", NEIGHBOURS), ("clustr-1lip", [*NEIGHBOURS, "--set", "width=8"])],
+)
+def test_a_training_that_diverges_is_one_line(bench: Bench, tmp_path: Path, recipe: str, settings: list[str]) -> None:
+    name = archive(tmp_path / "mine.npz", 100)
+    arguments = [*settings, "--set", "epochs=3", "--set", "learning_rate=1e30", "--out", "w.safetensors"]
+    done = bench("train", recipe, "--dataset", name, *arguments)
+    assert (done.code, done.out) == (1, "")
+    last = done.err.splitlines()[-1]
+    assert last.startswith(f"training stopped: {recipe}, epoch ")
+    assert "the last good checkpoint is kept" in last
+    assert "Traceback" not in done.err
+    assert "w.safetensors" not in done.created
+
+
+def test_a_warm_start_from_other_data_is_on_the_card(bench: Bench, tmp_path: Path) -> None:
+    mine, other = archive(tmp_path / "mine.npz"), archive(tmp_path / "other.npz", seed=1)
+    start = tmp_path / "start.safetensors"
+    assert bench("train", "nominal", "--dataset", other, "--out", start, *ONE_EPOCH, *BATCH).code == 0
+    warm = ["--set", f"warm_start={start}"]
+    _, card = trained(bench, "nominal-kmeans-head", mine, *warm)
+    assert card.notes == (f"the warm start {start} was trained on npz:other.npz, not on npz:mine.npz",)
+    assert json.loads(Path("w.json").read_text())["notes"] == list(card.notes)
+    assert trained(bench, "nominal-kmeans-head", other, *warm)[1].notes == ()
+    three = archive(tmp_path / "three.npz", classes=3)
+    assert (
+        "has 2 classes, data set npz:three.npz 3"
+        in bench("train", "clustr", "--dataset", three, *NEIGHBOURS, *warm).refused()
+    )
+    large = archive(tmp_path / "large.npz", shape=(9, 9))
+    assert (
+        "takes images of shape (1, 8, 8), data set npz:large.npz has (1, 9, 9)"
+        in bench("train", "clustr", "--dataset", large, *NEIGHBOURS, *warm).refused()
+    )
+    assert (
+        "is no resnet18, which the settings ask for; set architecture=small-resnet"
+        in bench("train", "clustr", "--dataset", mine, *NEIGHBOURS, *warm, "--set", "architecture=resnet18").refused()
+    )
+
+
+def test_a_file_with_the_images_of_a_named_set_does_not_go_on_with_its_training(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The named set is augmented, the file is not."""
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    for split in ("train", "test"):
+        archive(tmp_path / f"cifar10-q75/{split}.npz", 40, shape=(8, 8, 3))
+    settings = [*ONE_EPOCH, *BATCH, "--out", "w.safetensors"]
+    named = ["--dataset", "cifar10-q75", "--data-root", tmp_path]
+    with monkeypatch.context() as context:
+        context.setattr("benchmark.training.save_model", killed)
+        assert bench("train", "nominal", *named, *settings).code == 130
+    file = f"npz:{tmp_path / 'cifar10-q75/train.npz'}"
+    assert (
+        "belongs to a training with other settings" in bench("train", "nominal", "--dataset", file, *settings).refused()
+    )
+    resumed = bench("train", "nominal", *named, *settings)
+    assert resumed.code == 0
+    assert "resumed after epoch 1" in resumed.err
