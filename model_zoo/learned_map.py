@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model_zoo.clusters import check_clusters, pairwise_squared_distances
+from model_zoo.centroids import CentroidClassifier
 
 
 class LearnedMap(nn.Module):
@@ -26,16 +26,13 @@ class LearnedMap(nn.Module):
             return functional.linear(-squared_distances / (2.0 * variance), self.weight, self.bias)
 
 
-class LearnedMapClassifier(nn.Module):
+class LearnedMapClassifier(CentroidClassifier):
     """`learned_map` of the squared distances of the images' features to all clusters.
 
     `backbone` maps images in [0, 1] to features (n, d); `centroids` (k, d), `labels` (k,), `variance` the sigma^2 of
     ClusTR eq. 3 over the training set. It is a clustering classifier for attacks. Neither the nearest cluster nor
     a sum over a class's clusters decides, so it has no `nearest`, by which verifiers know those that do.
     """
-
-    centroids: Tensor
-    labels: Tensor
 
     def __init__(
         self,
@@ -45,31 +42,12 @@ class LearnedMapClassifier(nn.Module):
         variance: float,
         learned_map: LearnedMap,
     ):
-        super().__init__()
         classes, clusters = learned_map.weight.shape
-        check_clusters(centroids, labels, classes)
+        super().__init__(backbone, centroids, labels, variance, classes)
         if len(centroids) != clusters:
             raise ValueError(f"the map must have {len(centroids)} columns, one a cluster, got {clusters}")
-        if not variance > 0:
-            raise ValueError(f"variance must be positive, got {variance}")
-        self.backbone, self.learned_map, self.variance = backbone, learned_map, float(variance)
-        self.register_buffer("centroids", centroids.detach().float())
-        self.register_buffer("labels", labels.detach().long())
+        self.learned_map = learned_map
         self.eval()
-
-    @property
-    def cluster_labels(self) -> Int[Tensor, " k"]:
-        return self.labels
-
-    def features(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d"]:
-        return cast(Tensor, self.backbone(x))
-
-    def squared_distances(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k"]:
-        """Squared distances of the images' features to all centroids."""
-        return pairwise_squared_distances(self.features(x), self.centroids)
 
     def logits_from_distances(self, squared_distances: Float[Tensor, "n k"]) -> Float[Tensor, "n classes"]:
         return cast(Tensor, self.learned_map(squared_distances, self.variance))
-
-    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n classes"]:
-        return self.logits_from_distances(self.squared_distances(x))

@@ -1,14 +1,14 @@
 """The soft nearest-cluster classifier of Magnet-loss networks (Rippel et al. 2016; ClusTR eq. 4)."""
 
-from typing import Literal, cast, get_args
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from model_zoo.centroids import CentroidClassifier
 from model_zoo.clusters import (
     by_class,
-    check_clusters,
     class_index,
     keep_nearest,
     pairwise_squared_distances,
@@ -23,7 +23,7 @@ _LARGEST_EXPONENT = 80.0
 """Its exponential is still finite in float32."""
 
 
-class MagnetClassifier(nn.Module):
+class MagnetClassifier(CentroidClassifier):
     """p_c(x) proportional to the sum over class c's clusters of exp(-||f(x) - mu||^2 / (2 sigma^2)).
 
     `backbone` maps images in [0, 1] to features (n, d); `centroids` (k, d), `labels` (k,), `variance` the
@@ -45,8 +45,6 @@ class MagnetClassifier(nn.Module):
     which cancel in a membership; a millionth added to their squares, which does not, keeps a centroid itself finite.
     """
 
-    centroids: Tensor
-    labels: Tensor
     index: Tensor
     real: Tensor
 
@@ -62,37 +60,19 @@ class MagnetClassifier(nn.Module):
         unmasked: bool = False,
         fuzzifier: float | None = None,
     ):
-        super().__init__()
-        check_clusters(centroids, labels, num_classes)
-        if not variance > 0:
-            raise ValueError(f"variance must be positive, got {variance}")
+        super().__init__(backbone, centroids, labels, variance, num_classes)
         if head not in HEADS:
             raise ValueError(f"head must be one of {', '.join(HEADS)}, got {head!r}")
         if nearest is not None and not 1 <= nearest <= len(centroids):
             raise ValueError(f"nearest must lie in 1..{len(centroids)} (the number of clusters), got {nearest}")
         if fuzzifier is not None:
             check_fuzzifier(fuzzifier)
-        self.backbone = backbone
-        self.variance, self.num_classes = float(variance), num_classes
         self.nearest, self.head, self.unmasked = nearest, head, unmasked
         self.fuzzifier = fuzzifier
-        self.register_buffer("centroids", centroids.detach().float())
-        self.register_buffer("labels", labels.detach().long())
         index, real = class_index(self.labels, num_classes)
         self.register_buffer("index", index, persistent=False)
         self.register_buffer("real", real, persistent=False)
         self.eval()
-
-    @property
-    def cluster_labels(self) -> Int[Tensor, " k"]:
-        return self.labels
-
-    def features(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d"]:
-        return cast(Tensor, self.backbone(x))
-
-    def squared_distances(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n k"]:
-        """Squared distances of the images' features to all centroids."""
-        return pairwise_squared_distances(self.features(x), self.centroids)
 
     def log_kernel(self, squared_distances: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
         """The logarithm of what a cluster adds to its class's sum; it falls as the distance grows."""
@@ -112,9 +92,6 @@ class MagnetClassifier(nn.Module):
             return per_class.exp().sum(dim=2)
         log_sums = per_class.logsumexp(dim=2)
         return log_sums.softmax(dim=1) if self.head == "probabilities" else log_sums
-
-    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n classes"]:
-        return self.logits_from_distances(self.squared_distances(x))
 
     @property
     def masks(self) -> bool:
