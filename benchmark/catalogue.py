@@ -50,6 +50,7 @@ def datasets() -> Catalogue:
         (name, "test images ship with the package" if (EMBEDDED / name).exists() else _source(name))
         for name in DATASETS
     ]
+    lines += [("NAME:validation", "the training images of NAME that no recipe trains on")]
     lines += [("npz:FILE", "arrays images and labels"), ("folder:DIR", "one folder of images a class")]
     return ("data set", "where it comes from"), lines
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmark.errors import RequestError
+from model_zoo.recipes.data import training_samples
 
 Split = Literal["train", "test"]
 Arrays = tuple[NDArray[Any], NDArray[Any]]
@@ -61,8 +62,17 @@ def load(name: str, root: Path | None = None, split: Split = "test") -> Dataset:
     """Load a data set; RequestError, one line, when it is unknown, unreachable or corrupt.
 
     `name` is one of DATASETS, `npz:FILE` (arrays `images` and `labels`) or `folder:DIR` (one folder of
-    images a class). `root` is where images are looked for and downloaded to.
+    images a class). One of DATASETS may be followed by `:validation`, the images that every recipe holds out of the
+    training set: what is chosen there is not chosen on the test images. `root` is where images are looked for and
+    downloaded to.
     """
+    base, suffix, part = name.partition(":")
+    if base in DATASETS and suffix:
+        if part != "validation" or split == "train":
+            raise RequestError(f"data set {name!r}: only {base}:validation is known, to attack and not to train on")
+        images, labels = DATASETS[base](root or DEFAULT_ROOT, "train")
+        cut = training_samples(len(labels))
+        return from_arrays(name, images[cut:], labels[cut:], _class_names(base))
     if name.startswith("npz:"):
         path = Path(name.removeprefix("npz:"))
         return from_arrays(f"npz:{path.name}", *_read_npz(path))
@@ -75,7 +85,11 @@ def load(name: str, root: Path | None = None, split: Split = "test") -> Dataset:
         hint = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(DATASETS)}"
         raise RequestError(f"unknown data set {name!r}; {hint} (or npz:FILE, folder:DIR)")
     images, labels = DATASETS[name](root or DEFAULT_ROOT, split)
-    return from_arrays(name, images, labels, _CLOTHES if name == "fashion-mnist" else ())
+    return from_arrays(name, images, labels, _class_names(name))
+
+
+def _class_names(name: str) -> tuple[str, ...]:
+    return _CLOTHES if name == "fashion-mnist" else ()
 
 
 def from_arrays(

@@ -15,6 +15,7 @@ from results.aggregate import (
     wilson,
     worst_case,
 )
+from results.flags import merged
 from results.records import UnitRecord, Verdict, WorkUnit, certified_samples
 
 
@@ -148,7 +149,7 @@ def _row(
     proofs: dict[str, Proportion] = {}
     for attack, attack_units in parts.items():
         records = [done[unit.key] for unit in attack_units if unit.key in done]
-        for flag in dict.fromkeys(flag for record in records for flag in record.flags):
+        for flag in merged(flag for record in records for flag in record.flags):
             flagged.setdefault(flag, []).append(attack)
         if len(records) == len(attack_units):
             verdicts = verdicts_by_sample(records)

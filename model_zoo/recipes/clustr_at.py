@@ -4,6 +4,19 @@ loss = -log p_y(f(x_adv)), p of eq. 4 over all clusters by its stable head. It i
 distance to the own clusters, G that to all, H their difference. x_adv: ten steps of 2/255 up the same loss from
 uniform noise within linf 8/255, made in eval mode. The centroids are k-means of the features of the training images,
 anew before each epoch, and fixed within it. D: all clusters.
+
+Tried from `pgd-at` (12 epochs of its own) with two clusters a class unless said, 1,000 validation images of
+Fashion-MNIST, linf 8/255: `bench run --dataset fashion-mnist:validation --samples 1000 --attack screen --model ...`
+
+| tried | clean | screen |
+|---|---:|---:|
+| `pgd-at` | 87.7 | 82.4 |
+| no training: `nominal-kmeans-head --set warm_start=pgd-at` | 86.1 | 80.7 |
+| the same, 1 and 4 clusters a class | 86.1, 87.1 | 80.0, 81.7 |
+| 3 epochs, learning rate 5e-4 | 86.9 | 81.2 |
+| 3 epochs, 2e-3 | 87.4 | 81.5 |
+| 10 epochs, 2e-3: this recipe | 87.1 | 82.5 |
+| the Magnet loss on adversarial images from `nominal`: `clustr-adv` | 81.5 | 72.6 |
 """
 
 from collections.abc import Iterator

@@ -43,14 +43,18 @@ class TrainingData:
         return dataclasses.replace(self, **tensors)
 
 
+def training_samples(n: int) -> int:
+    """How many of n images are trained on; the rest, the last ones and at most a fifth, is held out."""
+    return n - min(VALIDATION_SAMPLES, n // 5)
+
+
 def hold_out(name: str, sha256: str, num_classes: int, x: Tensor, y: Tensor) -> TrainingData:
     """Split off the last images (at most a fifth of them) for validation.
 
     Raises ValueError where that leaves none to validate on, a single class, or a class without a training image.
     """
-    held = min(VALIDATION_SAMPLES, len(x) // 5)
-    cut = len(x) - held
-    if held == 0:
+    cut = training_samples(len(x))
+    if cut == len(x):
         raise ValueError(f"data set {name} has {len(x)} images; at least 5 are needed, a fifth to validate on")
     if num_classes < 2:
         raise ValueError(f"data set {name} has a single class; a classifier needs at least two")

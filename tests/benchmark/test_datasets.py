@@ -19,6 +19,7 @@ from sklearn.datasets import load_digits
 
 from benchmark.datasets import EMBEDDED, Dataset, from_arrays, load, read_idx
 from benchmark.errors import RequestError
+from model_zoo.recipes.data import hold_out
 
 
 def _refused(name: str, root: Path | None = None) -> str:
@@ -70,6 +71,18 @@ def test_digits_are_split_into_test_and_training_images_without_overlap() -> Non
     assert torch.cat([train.y, test.y]).tolist() == bunch.target.tolist()
     assert torch.equal(torch.cat([train.x, test.x])[:, 0], torch.from_numpy(bunch.images / 16).float())
     assert test.sha256 != train.sha256
+
+
+def test_the_validation_images_are_those_that_recipes_hold_out() -> None:
+    train = load("digits", None, "train")
+    held = hold_out("digits", train.sha256, 10, train.x, train.y)
+    found = load("digits:validation")
+    assert torch.equal(found.x, held.x_val)
+    assert torch.equal(found.y, held.y_val)
+    assert found.name == "digits:validation"
+    assert "only digits:validation is known" in _refused("digits:train")
+    with pytest.raises(RequestError, match="to attack and not to train on"):
+        load("digits:validation", None, "train")
 
 
 def test_an_unknown_data_set_suggests_the_nearest() -> None:
