@@ -7,7 +7,7 @@ import importlib
 import inspect
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from attacks.noise import noise
 from attacks.pgd import pgd
 from attacks.reference import MIN_CLASSES, autoattack_reference
 from attacks.threat import NORMS, Threat
-from attacks.transfer import transfer
+from attacks.transfer import CRAFTINGS, LABELS, transfer
 
 Scalar = str | int | float | bool | None
 
@@ -44,7 +44,9 @@ class AttackEntry:
     own parts, and knows the `norms` only. `searches` attacks run on `attacks.search`: they
     schedule a unit's samples themselves, and may search in a cheaper copy since the true model confirms their
     claims. `whole_unit` attacks must see all samples of a unit at once, because their random numbers belong
-    to the batch; a user's attack might be one.
+    to the batch; a user's attack might be one. `choices` are the words a parameter may be. `later` names parameters
+    that are younger than records: they are among a unit's only where they differ from the default, so that units
+    without them keep their keys.
     """
 
     summary: str
@@ -55,6 +57,8 @@ class AttackEntry:
     searches: bool = False
     whole_unit: bool = False
     min_classes: int = 2
+    choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    later: tuple[str, ...] = ()
 
 
 def clean(model: Classifier, x: Tensor, y: Tensor, threat: Threat, *, seed: int, sample_ids: Tensor) -> AttackResult:
@@ -67,7 +71,10 @@ ATTACKS: dict[str, AttackEntry] = {
     "clean": AttackEntry("no attack", clean),
     "noise": AttackEntry("100 points uniform in the ball", functools.partial(noise, draws=100)),
     "transfer": AttackEntry(
-        "10 steps of I-FGSM on a surrogate model", functools.partial(transfer, surrogate="nominal", steps=10)
+        "10 steps of I-FGSM on a surrogate model; attack=pgd or cw, labels=predicted and step_size can be set, too",
+        functools.partial(transfer, surrogate="nominal", steps=10),
+        choices={"attack": tuple(CRAFTINGS), "labels": LABELS},
+        later=("attack", "labels", "step_size"),
     ),
     "pgd20": AttackEntry(
         "PGD on cross entropy, 20 steps, 10 restarts",
@@ -188,13 +195,15 @@ def resolve(text: str) -> ResolvedAttack:
         close = difflib.get_close_matches(name, ATTACKS)
         hint = f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(ATTACKS)}"
         raise AttackError(f"unknown attack {name!r}; {hint} (or package.module:function)")
-    params = _settable(entry.run)
+    defaults = _settable(entry.run)
+    params = dict(defaults)
     for assignment in assignments.split(",") if assignments else []:
         key, _, value = assignment.partition("=")
         if key not in params or not value:
             accepted = ", ".join(f"{k}=..." for k in params) or "none"
             raise AttackError(f"attack {text}: cannot set {assignment!r}; accepted: {accepted}")
-        params[key] = _parse(text, key, value, params[key])
+        params[key] = _parse(text, key, value, params[key], entry.choices.get(key))
+    params = {key: value for key, value in params.items() if key not in entry.later or value != defaults[key]}
     if fingerprint is not None:
         params["source_sha256"] = fingerprint
     return ResolvedAttack(text, entry, params)
@@ -220,8 +229,10 @@ def _settable(function: Callable[..., AttackResult]) -> dict[str, Scalar]:
     }
 
 
-def _parse(attack: str, key: str, text: str, default: Scalar) -> Scalar:
-    """A value of the default's type; a default of None stands for an optional positive number."""
+def _parse(attack: str, key: str, text: str, default: Scalar, choices: tuple[str, ...] | None) -> Scalar:
+    """A value of the default's type, one of `choices`; a default of None stands for an optional positive number."""
+    if choices is not None and text not in choices:
+        raise AttackError(f"attack {attack}: {key} must be one of {', '.join(choices)}, got {text!r}")
     if isinstance(default, bool):
         if text not in ("true", "false"):
             raise AttackError(f"attack {attack}: {key} must be true or false, got {text!r}")

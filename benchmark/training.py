@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
+from attacks.hardware import has_bfloat16
 from benchmark import datasets, provenance
 from benchmark.datasets import Dataset
 from benchmark.errors import RequestError
@@ -24,7 +25,7 @@ from model_zoo.recipes.loop import Progress, TrainingRun, read_history
 from model_zoo.recipes.registry import RECIPES, settings_from
 from model_zoo.recipes.supervised import accuracy
 from model_zoo.recipes.warm_start import foreign_start
-from model_zoo.registry import load
+from model_zoo.registry import LoadedModel, load
 from model_zoo.weights import ModelCard, save_model
 
 
@@ -54,10 +55,7 @@ def train(
     settings = settings_from(recipe, assignments)
     _check_names(settings, out)
     named = getattr(settings, "warm_start", "")
-    try:
-        start = load(named) if named else None
-    except ModelError as error:
-        raise RequestError(f"warm_start: {error}") from error
+    start, surrogate = _loaded("warm_start", named), _loaded("surrogate", getattr(settings, "surrogate", ""))
     data, test = _load(dataset, data_root)
     try:
         check_settings(settings, data)
@@ -75,6 +73,10 @@ def train(
     ]
     if dataset not in datasets.DATASETS:  # a file with the images of a named set is not augmented as that is
         result_depends_on.append(data.name)
+    if surrogate is not None:
+        result_depends_on.append(surrogate.sha256)
+    arithmetic = "bfloat16" if has_bfloat16(device) else "float32"  # of `TrainingRun.autocast` and `perturb.ascend`
+    result_depends_on.append(f"{device.type}, {arithmetic}")
     identity = hashlib.sha256(json.dumps(result_depends_on).encode()).hexdigest()
     run = TrainingRun(seed, device, folder, identity, progress)
     started = time.monotonic() - _spent(folder)
@@ -98,10 +100,10 @@ def train(
         "data_sha256": data.sha256,
         "seed": seed,
         "minutes": round(minutes, 1),
-        "machine": provenance.machine(device),
+        "machine": f"{provenance.machine(device)}, {arithmetic}",
         "versions": provenance.versions(),
         "validation_accuracy": accuracy(model, data.x_val, data.y_val),
-        "notes": () if foreign is None else (foreign,),
+        "notes": (*([] if foreign is None else [foreign]), *run.notes),
     }
     if test is not None:
         card |= {"clean_accuracy": accuracy(model, test.x, test.y), "clean_samples": len(test.x)}
@@ -111,6 +113,14 @@ def train(
     if folder.exists():
         folder.rmdir()
     return written
+
+
+def _loaded(setting: str, name: str) -> LoadedModel | None:
+    """The model that a setting names, if it names one."""
+    try:
+        return load(name) if name else None
+    except ModelError as error:
+        raise RequestError(f"{setting}: {error}") from error
 
 
 def _load(name: str, root: Path | None) -> tuple[TrainingData, Dataset | None]:

@@ -98,7 +98,7 @@ class KMeansClassifier(nn.Module):
 def majority_labels(
     assignments: Int[Tensor, " n"], y: Int[Tensor, " n"], clusters: int, num_classes: int
 ) -> Int[Tensor, " clusters"]:
-    """Each cluster's most frequent class among its members (ties to the lower class)."""
+    """Each cluster's most frequent class among its members (ties to the lower class), -1 for one without members."""
     counts = torch.zeros(clusters, num_classes, dtype=torch.int64)
     counts.index_put_((assignments, y), torch.ones_like(y), accumulate=True)
-    return counts.argmax(dim=1)
+    return counts.argmax(dim=1).where(counts.sum(dim=1) > 0, -1)

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from model_zoo.adapter import FeatureExtractor, LogitsModel, channels_last
 from model_zoo.architectures import build
 from model_zoo.errors import ModelError
+from model_zoo.files import write_whole
 from model_zoo.kmeans import KMeansClassifier
 from model_zoo.learned_map import LearnedMap, LearnedMapClassifier
 from model_zoo.magnet import MagnetClassifier
@@ -98,8 +98,8 @@ def save_model(path: Path, model: nn.Module, card: dict[str, Any]) -> ModelCard:
         raise TypeError(f"cannot save a {type(model).__name__}")
     checked = ModelCard(**(card | known))
     path.parent.mkdir(parents=True, exist_ok=True)
-    _write_whole(path, payload)
-    _write_whole(card_path(path), (checked.model_dump_json(indent=2) + "\n").encode())
+    write_whole(path, payload)
+    write_whole(card_path(path), (checked.model_dump_json(indent=2) + "\n").encode())
     return checked
 
 
@@ -178,9 +178,3 @@ def _rebuild(card: ModelCard, tensors: dict[str, Tensor]) -> nn.Module:
         )
     model.load_state_dict(tensors)
     return model
-
-
-def _write_whole(path: Path, payload: bytes) -> None:
-    temporary = path.with_name(path.name + ".partial")
-    temporary.write_bytes(payload)
-    os.replace(temporary, path)

@@ -106,13 +106,13 @@ def views_of(table: Table, cells: Cells) -> list[View]:
 
 
 def _seen(table: Table, cells: Cells, quantity: Quantity, instead: Quantity, head: str) -> Measured:
-    found: dict[tuple[str, float], Proportion] = {}
+    found: dict[tuple[str, float], Proportion | None] = {}
     for model in table.models:
         name, shown = (quantity.name, head) if is_clustering(model) else (instead.name, JUDGED)
         for eps in table.radii:
             cell = cells.get((model, name, shown, eps))
-            if isinstance(cell, Proportion):
-                found[model, eps] = cell
+            if cell is not None:
+                found[model, eps] = cell if isinstance(cell, Proportion) else None
     return found
 
 
@@ -180,5 +180,5 @@ def as_csv(lines: Sequence[Line], dataset: str) -> str:
                 if isinstance(cell, Proportion):
                     figures = [f"{100 * value:.2f}" for value in (cell.value, cell.low, cell.high)] + [cell.n]
                 about = [line.model, show_radius(line.eps), line.quantity, published_on, published, dataset]
-                writer.writerow([*about, head or "log_sum_exp", *figures, "" if known else cell])
+                writer.writerow([*about, head or "judged", *figures, "" if known else cell])
     return text.getvalue()

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmark.config import build_config
-from benchmark.datasets import Dataset
+from benchmark.datasets import DATASETS, Dataset
 from benchmark.plan import plan
 from benchmark.reproduce.compare import NOT_RUN_DATA, NOT_RUN_FAILED, NOT_RUN_WEIGHTS, Cells
 from benchmark.reproduce.request import Advance, Options, images_of
@@ -40,6 +40,8 @@ def subject_of(table: Table, options: Options) -> Subject:
             absent[model] = NOT_RUN_DATA
         elif found is None:
             absent[model] = NOT_RUN_WEIGHTS
+        elif found[1].dataset != data.name and {found[1].dataset, data.name} <= DATASETS.keys():
+            absent[model] = f"not run: trained on {found[1].dataset}"
         elif (found[1].clusters or 0) < (nearest_of(model) or 0):
             absent[model] = f"not run: {found[1].clusters or 0} clusters"
         else:
@@ -132,5 +134,7 @@ def training_of(subject: Subject) -> str:
 
 def _epochs(card: ModelCard) -> str:
     start = Path(str(card.settings.get("warm_start") or "")).stem
+    if not start and "warm_start" in card.settings and card.recipe != "magnet":
+        start = "nominal, trained before"
     epochs = 0 if card.recipe == "nominal-kmeans-head" else card.settings.get("epochs", 0)
     return f"{epochs} (from {start})" if start else str(epochs)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from results.aggregate import Proportion
 
-Measured = Mapping[tuple[str, float], Proportion]
-"""One quantity, seen through one head: by model and eps. What was not run is missing."""
+Measured = Mapping[tuple[str, float], Proportion | None]
+"""One quantity, seen through one head: by model and eps. What was not run is missing or None."""
 
 
 @dataclass(frozen=True)
@@ -52,16 +52,32 @@ def exceeds(model: str, *rivals: str) -> Check:
 
 def between(models: Sequence[str], low: float = 0.0, high: float = 100.0) -> Check:
     """The figures of all models, at every eps, lie in [low, high] percent."""
+    return _every(models, lambda percent: low <= percent <= high)
 
+
+def under(models: Sequence[str], high: float) -> Check:
+    """The figures of all models, at every eps, are smaller than `high` percent."""
+    return _every(models, lambda percent: percent < high)
+
+
+def above(models: Sequence[str], low: float) -> Check:
+    """The figures of all models, at every eps, are larger than `low` percent."""
+    return _every(models, lambda percent: percent > low)
+
+
+def _every(models: Sequence[str], inside: Callable[[float], bool]) -> Check:
     def check(seen: Measured) -> Outcome:
-        found = {(model, eps): p for (model, eps), p in seen.items() if model in models}
+        asked = {(model, eps): p for (model, eps), p in seen.items() if model in models}
         absent = [model for model in models if _find(seen, model) is None]
-        several = len({eps for _, eps in found}) > 1
-        shown = [f"{show_radius(eps) if several else model} {_percent(p)}" for (model, eps), p in found.items()]
+        failed = [(model, eps) for (model, eps), p in asked.items() if p is None and model not in absent]
+        absent += [f"{model} at {show_radius(eps)}" for model, eps in failed]
+        several = len({eps for _, eps in asked}) > 1
+        found = [(show_radius(eps) if several else model, p) for (model, eps), p in asked.items() if p is not None]
+        shown = [f"{name} {_percent(p)}" for name, p in found]
         if absent:
             shown.append(f"not run: {', '.join(absent)}")
-        inside = all(low <= 100.0 * p.value <= high for p in found.values())
-        return Outcome(None if inside and absent else inside, ", ".join(shown))
+        holds = all(inside(100.0 * p.value) for _, p in found)
+        return Outcome(None if holds and absent else holds, ", ".join(shown))
 
     return check
 
@@ -158,7 +174,7 @@ def closing(outcomes: Sequence[tuple[str, str, Outcome]]) -> str:
 
 def _find(seen: Measured, model: str) -> Proportion | None:
     """The figure of a model, at the first eps it was measured at."""
-    return next((p for (name, _), p in seen.items() if name == model), None)
+    return next((p for (name, _), p in seen.items() if name == model and p is not None), None)
 
 
 def show_radius(eps: float) -> str:

@@ -17,10 +17,31 @@ def _resnet18(channels: int, num_classes: int, size: Size) -> nn.Module:
     return ResNet18(channels, num_classes)
 
 
+def _resnet18_w8(channels: int, num_classes: int, size: Size) -> nn.Module:
+    from model_zoo.architectures.resnet18 import ResNet18
+
+    return ResNet18(channels, num_classes, width=8)
+
+
+def _vgg11(channels: int, num_classes: int, size: Size) -> nn.Module:
+    from model_zoo.architectures.vgg11 import VGG11
+
+    return VGG11(channels, num_classes)
+
+
+def _efficientnet_b0(channels: int, num_classes: int, size: Size) -> nn.Module:
+    from model_zoo.architectures.efficientnet import EfficientNetB0
+
+    return EfficientNetB0(channels, num_classes)
+
+
 ARCHITECTURES: dict[str, Callable[[int, int, Size], nn.Module]] = {
     "lipschitz-mlp": lambda channels, num_classes, size: LipschitzMLP(channels * size[0] * size[1], num_classes),
     "small-resnet": lambda channels, num_classes, size: SmallResNet(channels, num_classes),
     "resnet18": _resnet18,
+    "resnet18-w8": _resnet18_w8,
+    "vgg11": _vgg11,
+    "efficientnet-b0": _efficientnet_b0,
 }
 
 

@@ -4,8 +4,8 @@ ClusTR eq. 2 with F the squared distance to the own cluster's mean, G that to th
 H = {alpha + (F - G) / T}_+. Readings taken: neighbourhood batches and means of the batch, as for the Magnet loss. The
 margin alpha is in units of T, the mean squared distance of the batch's features to their mean, so that neither the loss
 nor its minimum changes with the scale of the features; gradients flow through T, which else would reward a larger
-scale. Clusters that are points and equally far from one another have G = 2 T at F = 0: alpha = 1 is half of what there
-is. No head is trained through. D: all clusters.
+scale. Many clusters that are points and equally far from one another have G = 2 T at F = 0: alpha = 1 is half of what
+there is. No head is trained through. D: all clusters.
 """
 
 from dataclasses import dataclass

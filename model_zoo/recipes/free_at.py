@@ -1,8 +1,9 @@
 """`free-at`: free adversarial training (Shafahi et al. 2019, algorithm 1), 8 replays of each batch.
 
 Every backward pass moves the weights and the perturbation, which is carried from batch to batch and starts from 0 in
-each epoch (the paper's: in the first), so that a resumed training is the same. Its step is eps. One epoch here costs
-as many passes as 8 of `nominal`. The perturbation sees the model in training mode, as in the paper.
+each epoch (the paper's: in the first), so that a resumed training is the same. Its step is eps; it is clipped to eps,
+and the images it is added to, not itself, to the box. One epoch here costs as many passes as 8 of `nominal`. The
+perturbation sees the model in training mode, as in the paper.
 """
 
 from dataclasses import dataclass
@@ -37,11 +38,11 @@ class _Perturbation:
     def loss(self, model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
         if self.epoch is not generator or self.delta.shape != x.shape:
             self.epoch, self.delta = generator, torch.zeros_like(x)
+        eps = self.threat.eps
         images = self.threat.project(x, x + self.delta).requires_grad_(True)
 
         def move(gradient: Tensor) -> None:
-            moved = x + self.delta + self.threat.eps * self.threat.steepest(gradient)
-            self.delta = self.threat.project(x, moved) - x
+            self.delta = (self.delta + eps * self.threat.steepest(gradient)).clamp(-eps, eps)
 
         images.register_hook(move)
         return functional.cross_entropy(model(images), y)

@@ -4,11 +4,10 @@ import hashlib
 import json
 import logging
 import math
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
+
+from model_zoo.files import write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -25,13 +26,17 @@ Progress = Callable[[Iterable[Any], str], Iterable[Any]]
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """Where and how a training happens; `identity` names everything its result depends on."""
+    """Where and how a training happens; `identity` names everything its result depends on.
+
+    A recipe adds to `notes` what the card of its model must say.
+    """
 
     seed: int
     device: torch.device
     folder: Path | None
     identity: str
     progress: Progress = lambda steps, _: steps
+    notes: list[str] = field(default_factory=list)
 
     def generator(self, *purpose: str | int) -> torch.Generator:
         """A CPU generator keyed by (seed, purpose): an epoch's numbers do not depend on how it was reached."""
@@ -54,7 +59,7 @@ def train_epochs(
     run: TrainingRun,
     stage: str,
     module: nn.Module,
-    optimiser: torch.optim.Optimizer,
+    optimiser: torch.optim.Optimizer | None,
     epochs: int,
     one_epoch: Epoch,
 ) -> list[dict[str, float]]:
@@ -62,7 +67,7 @@ def train_epochs(
 
     A killed training starts again at the last finished epoch and ends with the same weights, because an
     epoch's random numbers are keyed by its number. Raises FloatingPointError when a loss or, after an epoch,
-    a weight is not finite; the last good checkpoint stays.
+    a weight is not finite; the last good checkpoint stays. `optimiser` is None where the module's own state is all.
     """
     history = _restore(run, stage, module, optimiser)
     for epoch in range(len(history), epochs):
@@ -157,26 +162,24 @@ def _store(
     run: TrainingRun,
     stage: str,
     module: nn.Module,
-    optimiser: torch.optim.Optimizer,
+    optimiser: torch.optim.Optimizer | None,
     history: list[dict[str, float]],
 ) -> None:
     path = _checkpoint(run, stage)
     if path is None:
         return
     tensors = {f"module/{k}": v.contiguous() for k, v in module.state_dict().items()}
-    for parameter, state in optimiser.state_dict()["state"].items():
+    for parameter, state in optimiser.state_dict()["state"].items() if optimiser is not None else ():
         for key, value in state.items():
             if isinstance(value, Tensor):
                 tensors[f"optimiser/{parameter}/{key}"] = value.contiguous()
     payload = save(tensors, metadata={"identity": run.identity, "history": json.dumps(history)})
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".partial")
-    temporary.write_bytes(payload)
-    os.replace(temporary, path)
+    write_whole(path, payload)
 
 
 def _restore(
-    run: TrainingRun, stage: str, module: nn.Module, optimiser: torch.optim.Optimizer
+    run: TrainingRun, stage: str, module: nn.Module, optimiser: torch.optim.Optimizer | None
 ) -> list[dict[str, float]]:
     path = _checkpoint(run, stage)
     if path is None or not path.exists():
@@ -196,7 +199,8 @@ def _restore(
         if key.startswith("optimiser/"):
             _, parameter, name = key.split("/")
             state.setdefault(int(parameter), {})[name] = value
-    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+    if optimiser is not None:
+        optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
     history: list[dict[str, float]] = json.loads(metadata["history"])
     logger.info("%s: resumed after epoch %d", stage, len(history))
     return history

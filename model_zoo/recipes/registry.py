@@ -28,6 +28,7 @@ from model_zoo.recipes import (
     clustr_triplet,
     free_at,
     kmeans,
+    kmeans_adv,
     magnet,
     nominal,
     nominal_kmeans_head,
@@ -59,6 +60,7 @@ RECIPES: dict[str, Recipe] = {
     name: _recipe(name, module)
     for name, module in {
         "kmeans": kmeans,
+        "kmeans-adv": kmeans_adv,
         "nominal": nominal,
         "nominal-kmeans-head": nominal_kmeans_head,
         "pgd-at": pgd_at,
@@ -106,6 +108,10 @@ def _parse(recipe: str, key: str, text: str, default: Any) -> Any:
     """A value of the default's type; a whole number may be 0 only where that is the default."""
     if isinstance(default, str):
         return text
+    if isinstance(default, bool):
+        if text not in ("0", "1"):
+            raise ModelError(f"recipe {recipe}: {key} must be 0 or 1, got {text!r}")
+        return text == "1"
     numerator, _, denominator = text.partition("/")
     try:
         value = float(numerator) / float(denominator) if denominator else float(numerator)

@@ -9,7 +9,7 @@ from model_zoo.recipes import nominal
 from model_zoo.recipes.cluster_training import ClusterSettings
 from model_zoo.recipes.data import TrainingData
 from model_zoo.recipes.loop import TrainingRun
-from model_zoo.registry import load
+from model_zoo.registry import LoadedModel, load
 from model_zoo.weights import ModelCard
 
 
@@ -25,14 +25,19 @@ def warm_start(data: TrainingData, settings: ClusterSettings, run: TrainingRun) 
     model, name = loaded.model, f"warm_start {settings.warm_start!r}"
     if not isinstance(model, LogitsModel):
         raise ValueError(f"warm_start must be a network with logits, got {settings.warm_start!r}")
+    check_fits(loaded, data, run.device, name)
+    _check_architecture(model.network, data, settings.architecture, name, loaded.card)
+    return model.requires_grad_(True)  # a loaded model comes frozen, for evaluation
+
+
+def check_fits(loaded: LoadedModel, data: TrainingData, device: torch.device, name: str) -> None:
+    """Raise ValueError unless a model takes the data's images and has as many classes."""
     shape = tuple(data.x.shape[1:])
     if loaded.card is not None and tuple(loaded.card.input_shape) != shape:
         raise ValueError(f"{name} takes images of shape {loaded.card.input_shape}, data set {data.name} has {shape}")
-    classes = _classes(model, data, run.device, name)
+    classes = _classes(loaded.model, data, device, name)
     if classes != data.num_classes:
         raise ValueError(f"{name} has {classes} classes, data set {data.name} {data.num_classes}")
-    _check_architecture(model.network, data, settings.architecture, name, loaded.card)
-    return model.requires_grad_(True)  # a loaded model comes frozen, for evaluation
 
 
 def foreign_start(name: str, card: ModelCard | None, data: TrainingData) -> str | None:
@@ -46,7 +51,7 @@ def foreign_start(name: str, card: ModelCard | None, data: TrainingData) -> str 
 
 
 @torch.no_grad()
-def _classes(model: LogitsModel, data: TrainingData, device: torch.device, name: str) -> int:
+def _classes(model: nn.Module, data: TrainingData, device: torch.device, name: str) -> int:
     try:
         return int(model(data.x[:1].to(device)).shape[1])
     except RuntimeError as error:

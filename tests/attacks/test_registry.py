@@ -89,6 +89,14 @@ def test_a_value_is_read_in_the_type_of_its_default(text: str, key: str, value: 
     assert attack.name == text
 
 
+@pytest.mark.parametrize("text", ["transfer", "transfer@attack=i-fgsm", "transfer@labels=true,attack=i-fgsm"])
+def test_a_parameter_younger_than_records_is_named_only_where_it_differs(text: str) -> None:
+    """A unit's key is made of its parameters: those of records without it stay what they were."""
+    assert resolve(text).params == DEFAULTS["transfer"]
+    set_ = {"attack": "cw", "labels": "predicted", "step_size": 0.01}
+    assert resolve("transfer@step_size=0.01,labels=predicted,attack=cw").params == DEFAULTS["transfer"] | set_
+
+
 def test_several_values_are_separated_by_commas() -> None:
     assert resolve("pgd20@steps=3,restarts=2,step_size=1/4").params == {"steps": 3, "restarts": 2, "step_size": 0.25}
 
@@ -107,6 +115,8 @@ def test_setting_a_value_does_not_change_the_registry() -> None:
             "unknown attack 'autoatack'; did you mean autoattack or autoattack-rand or autoattack-plus? "
             "(or package.module:function)",
         ),
+        ("transfer@attack=fgsm", "attack transfer@attack=fgsm: attack must be one of i-fgsm, pgd, cw, got 'fgsm'"),
+        ("transfer@labels=x", "attack transfer@labels=x: labels must be one of true, predicted, got 'x'"),
         ("zzz", f"unknown attack 'zzz'; known: {', '.join(ATTACKS)} (or package.module:function)"),
         ("", "unknown attack ''; known: "),
         (

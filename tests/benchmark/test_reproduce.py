@@ -14,6 +14,7 @@ from benchmark.errors import RequestError
 from benchmark.reproduce import PAPERS
 from benchmark.reproduce.compare import (
     NOT_RUN_DATA,
+    NOT_RUN_FAILED,
     NOT_RUN_WEIGHTS,
     SAME,
     Cells,
@@ -27,7 +28,18 @@ from benchmark.reproduce.comparison import compare
 from benchmark.reproduce.items import CLUSTERING_TRAINING, CLUSTR
 from benchmark.reproduce.measure import subject_of
 from benchmark.reproduce.request import Options
-from benchmark.reproduce.statements import Measured, best_is, between, closing, drops, exceeds, judged, spread_within
+from benchmark.reproduce.statements import (
+    Measured,
+    above,
+    best_is,
+    between,
+    closing,
+    drops,
+    exceeds,
+    judged,
+    spread_within,
+    under,
+)
 from benchmark.reproduce.tables import CLEAN, JUDGED, PGD20, Table
 from benchmark.reproduce.tables import PAPERS as PAPERS_HEAD
 from benchmark.reproduce.training_time import Settings, minutes, timed
@@ -118,6 +130,10 @@ def test_statements_follow_the_figures() -> None:
     assert between(("mine", "low"), low=40.0)(seen).holds is True
     assert between(("mine", "low", "absent"), low=40.0)(seen).holds is None
     assert between(("mine", "low", "absent"), low=41.0)(seen).holds is False
+    assert above(("low",), 40.0)(seen).holds is False
+    assert above(("low",), 39.0)(seen).holds is True
+    assert under(("low",), 40.0)(seen).holds is False
+    assert under(("low",), 41.0)(seen).holds is True
     assert drops("low", "mine", 29.0)(seen).holds is True
     assert drops("low", "mine", 30.0)(seen).holds is False
     assert best_is("mine", ("mine", "near"))(seen).holds is True
@@ -125,6 +141,22 @@ def test_statements_follow_the_figures() -> None:
     assert best_is("near", ("absent", "near"))(seen).holds is None
     assert spread_within(("mine", "near"), 4.0)(seen).holds is True
     assert spread_within(("mine", "low"), 4.0)(seen).holds is False
+
+
+def test_a_statement_at_every_eps_waits_for_every_eps() -> None:
+    table = TABLES["clustr", "4"]
+    (statement,) = table.statements
+    cells: Cells = {("clustr-qtrades", "PGD-20", JUDGED, eps): wilson(50, 100) for eps in table.radii}
+    (seen,) = [view.seen for view in views_of(table, cells) if view.label == "PGD-20 (judged head)"]
+    assert statement.check(seen).holds is True
+    cells["clustr-qtrades", "PGD-20", JUDGED, 16 / 255] = NOT_RUN_FAILED
+    (seen,) = [view.seen for view in views_of(table, cells) if view.label == "PGD-20 (judged head)"]
+    outcome = statement.check(seen)
+    assert outcome.holds is None
+    assert outcome.evidence.endswith("25.5/255 50.00, not run: clustr-qtrades at 16/255")
+    cells["clustr-qtrades", "PGD-20", JUDGED, 2 / 255] = wilson(10, 100)
+    (seen,) = [view.seen for view in views_of(table, cells) if view.label == "PGD-20 (judged head)"]
+    assert statement.check(seen).holds is False
 
 
 def test_the_closing_sentence_follows_the_head() -> None:
@@ -168,6 +200,9 @@ def test_what_is_absent_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert set(subject_of(table, Options(dataset="digits", samples=8)).absent.values()) == {NOT_RUN_WEIGHTS}
     without_data = subject_of(table, Options(dataset="svhn", data_root=tmp_path, samples=8))
     assert set(without_data.absent.values()) == {NOT_RUN_DATA}
+    elsewhere = subject_of(table, Options(dataset="digits", samples=8, weights=ZOO))
+    assert elsewhere.absent["nominal"] == "not run: trained on fashion-mnist"
+    assert not elsewhere.names
     many = dataclasses.replace(table, models=("clustr-qtrades@nearest=99",))
     assert subject_of(many, Options(samples=8)).absent == {"clustr-qtrades@nearest=99": "not run: 20 clusters"}
 
@@ -214,9 +249,9 @@ def test_attacks_go_through_both_heads_of_weights_from_a_folder(
     with (workdir / "here/table.csv").open() as file:
         rows = {(row["model"], row["quantity"], row["head"]): row for row in csv.DictReader(file)}
     for model in ("clustr-qtrades", "clustr-qtrades@nearest=4"):
-        for head in ("scores", "log_sum_exp"):
+        for head in ("scores", "judged"):
             assert rows[model, "PGD-20", head]["n"] == "8"
-    assert rows["trades", "PGD-20", "log_sum_exp"]["why_not"] == NOT_RUN_WEIGHTS
+    assert rows["trades", "PGD-20", "judged"]["why_not"] == NOT_RUN_WEIGHTS
 
 
 def test_times_are_ratios_of_whole_trainings() -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from attacks.hardware import has_bfloat16
 from benchmark.datasets import DATASETS, load
 from model_zoo.registry import load as load_model
 from model_zoo.weights import ModelCard, read_card
@@ -110,7 +111,7 @@ def test_a_place_that_cannot_be_written_to_is_refused(bench: Bench, workdir: Pat
         ),
         ("magnet", {"n": 40}, ["nearest=5"], "nearest must be at most 4, the number of clusters"),
         ("nominal", {"n": 4}, [], "data set npz:mine.npz has 4 images; at least 5 are needed"),
-        ("nominal", {"n": 9, "classes": 9}, [], "data set npz:mine.npz: no training image of class 8"),
+        ("nominal", {"n": 9, "classes": 9}, [], "data set npz:mine.npz: no training image of class 6"),
         ("nominal", {"n": 9, "classes": 1}, [], "data set npz:mine.npz has a single class"),
         ("kmeans", {"n": 40}, [], "clusters must be at most the 32 training images, got 856"),
         ("clustr-1lip", {"n": 40}, ["architecture=small-resnet"], "architecture must be lipschitz-mlp"),
@@ -208,7 +209,7 @@ def test_a_warm_start_from_other_data_is_on_the_card(bench: Bench, tmp_path: Pat
 def test_a_file_with_the_images_of_a_named_set_does_not_go_on_with_its_training(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The named set is augmented, the file is not."""
+    """The named set is augmented, the file is not. Nor does a machine that computes in other numbers."""
 
     def killed(*_: object) -> None:
         raise KeyboardInterrupt
@@ -224,6 +225,57 @@ def test_a_file_with_the_images_of_a_named_set_does_not_go_on_with_its_training(
     assert (
         "belongs to a training with other settings" in bench("train", "nominal", "--dataset", file, *settings).refused()
     )
+    with monkeypatch.context() as context:
+        context.setattr("benchmark.training.has_bfloat16", lambda device: not has_bfloat16(device))
+        assert "with other settings" in bench("train", "nominal", *named, *settings).refused()
     resumed = bench("train", "nominal", *named, *settings)
     assert resumed.code == 0
     assert "resumed after epoch 1" in resumed.err
+
+
+def test_kmeans_adv_takes_a_surrogate_by_file_and_tells_of_it(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setenv("CLUSTRBENCH_ADVERSARIAL_SETS", str(tmp_path / "sets"))
+    mine, other = archive(tmp_path / "mine.npz"), archive(tmp_path / "other.npz", seed=1)
+    for name, dataset in (("first", mine), ("second", other)):
+        surrogate = ["--out", tmp_path / f"{name}.safetensors", *ONE_EPOCH, *BATCH]
+        assert bench("train", "nominal", "--dataset", dataset, *surrogate).code == 0
+    first, second = (f"--set=surrogate={tmp_path / name}.safetensors" for name in ("first", "second"))
+    few = ["--set=clusters=8", "--set=beta=2"]
+    with monkeypatch.context() as context:
+        context.setattr("benchmark.training.save_model", killed)
+        out = ["--out", "w.safetensors"]
+        assert bench("train", "kmeans-adv", "--dataset", mine, *few, first, *out).code == 130
+    refused = bench("train", "kmeans-adv", "--dataset", mine, *few, second, *out)
+    assert "belongs to a training with other settings" in refused.refused()
+    done, card = trained(bench, "kmeans-adv", mine, *few, first)
+    assert "resumed after epoch 2" in done.err
+    assert len(list((tmp_path / "sets").iterdir())) == 2
+    assert card.kind == "kmeans"
+    (note,) = card.notes
+    assert note.startswith(
+        f"adversarial images are i-fgsm's on the surrogate {tmp_path}/first.safetensors (trained on "
+    )
+    assert note.endswith("away from the true class")
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        (["surrogate=nominall"], "surrogate: unknown model 'nominall'; did you mean nominal"),
+        (["surrogate=nominal"], "surrogate 'nominal' takes images of shape (1, 28, 28), data set npz:mine.npz has"),
+        (["clusters=999"], "clusters must be at most the 64 training images, got 999"),
+        (["attack=fgsm"], "attack must be one of i-fgsm, pgd, cw, got 'fgsm'"),
+        (["eta=2"], "eta must be in [0, 1], got 2"),
+        (["beta=0"], "beta must be a whole number of at least 1, got '0'"),
+    ],
+)
+def test_kmeans_adv_refuses_what_cannot_be_in_one_line(
+    bench: Bench, tmp_path: Path, settings: list[str], told: str
+) -> None:
+    arguments = [f"--set={setting}" for setting in ("clusters=8", *settings)]
+    assert told in bench("train", "kmeans-adv", "--dataset", archive(tmp_path / "mine.npz"), *arguments).refused()

@@ -11,8 +11,10 @@ from torch.nn import functional
 from benchmark.cheap_copy import in_bfloat16
 from model_zoo.adapter import FeatureExtractor, LogitsModel, fold_batch_norm
 from model_zoo.architectures import ARCHITECTURES, build
+from model_zoo.architectures.efficientnet import EfficientNetB0
 from model_zoo.architectures.lipschitz_net import exported, orthonormal
 from model_zoo.architectures.resnet18 import ResNet18
+from model_zoo.architectures.vgg11 import VGG11
 from model_zoo.errors import ModelError
 from model_zoo.magnet import MagnetClassifier
 from model_zoo.registry import load
@@ -60,13 +62,56 @@ def test_resnet18_has_the_weights_of_the_literature() -> None:
     assert sum(p.numel() for p in build("resnet18", 3, 10).parameters()) == 11_173_962
 
 
-def test_resnet18_without_batch_norm_is_the_same_function(resnet18: ResNet18) -> None:
-    folded = ResNet18(3, 7).eval()
+@pytest.mark.parametrize(
+    ("name", "weights", "features"),
+    [("resnet18-w8", 176_258, 64), ("vgg11", 9_229_962, 512), ("efficientnet-b0", 4_019_782, 1280)],
+)
+def test_a_surrogate_has_the_weights_that_can_be_counted(name: str, weights: int, features: int) -> None:
+    """One channel: torchvision's 9,231,114 (a linear last layer) and 4,020,358, less two 3x3 kernels a stem filter."""
+    network = build(name, 1, 10)
+    assert sum(p.numel() for p in network.parameters()) == weights
+    assert network.feature_dim == features
+
+
+@pytest.mark.parametrize("width", [8, 64])
+def test_resnet18_without_batch_norm_is_the_same_function(width: int, resnet18: ResNet18) -> None:
+    torch.manual_seed(1)
+    if width != 64:
+        resnet18 = ResNet18(3, 7, width)
+        resnet18(noise(16, 3, 16))
+        resnet18.eval()
+    folded = ResNet18(3, 7, width).eval()
     folded.load_state_dict(resnet18.state_dict())
     fold_batch_norm(folded)
     assert not any(isinstance(part, nn.BatchNorm2d) for part in folded.modules())
     x = noise(3, 3, 32)
     torch.testing.assert_close(folded(x), resnet18(x), rtol=1e-3, atol=1e-4)
+
+
+def test_vgg11_frames_a_small_image_with_the_mean() -> None:
+    torch.manual_seed(0)
+    network = build("vgg11", 1, 7).eval()
+    x = noise(2, 1, 28)
+    framed = torch.zeros(2, 1, 32, 32)
+    framed[:, :, 2:30, 2:30] = x
+    assert torch.equal(network(x), network(framed))
+
+
+@pytest.mark.parametrize("name", ["vgg11", "efficientnet-b0"])
+def test_a_surrogate_is_torchvisions_network(name: str) -> None:
+    """The same function with the same weights, but for the last layers of VGG-11."""
+    torch.manual_seed(0)
+    network, x = build(name, 3, 7), noise(4, 3, 32)
+    network(x)  # batch statistics that are not the initial ones
+    network.eval()
+    assert isinstance(network, VGG11 | EfficientNetB0)
+    if name == "vgg11":
+        reference = torchvision.models.vgg.make_layers(torchvision.models.vgg.cfgs["A"], batch_norm=True)
+    else:
+        reference = torchvision.models.efficientnet_b0().features
+    reference.load_state_dict(network.layers.state_dict())
+    features = torch.nn.functional.adaptive_avg_pool2d(reference.eval()(x), 1).flatten(1)
+    torch.testing.assert_close(network.features(x), features, rtol=1e-4, atol=1e-5)
 
 
 def test_resnet18_is_searched_in_a_bfloat16_copy(resnet18: ResNet18) -> None:

@@ -102,9 +102,9 @@ def test_a_classifier_without_a_centroid_is_refused() -> None:
 
 
 def test_majority_labels_are_the_most_frequent_class_and_the_lower_one_of_a_tie() -> None:
-    """Cluster 0 holds classes 2, 2, 1; cluster 1 holds 1 and 0 (a tie); cluster 2 holds 3."""
+    """Cluster 0 holds classes 2, 2, 1; cluster 1 holds 1 and 0 (a tie); cluster 2 holds 3; cluster 3 is empty."""
     assignments, y = torch.tensor([0, 0, 0, 1, 1, 2]), torch.tensor([2, 1, 2, 1, 0, 3])
-    assert majority_labels(assignments, y, 3, 4).tolist() == [2, 0, 3]
+    assert majority_labels(assignments, y, 4, 4).tolist() == [2, 0, 3, -1]
 
 
 def test_majority_labels_agree_with_counting() -> None:

@@ -22,6 +22,18 @@ def test_the_last_images_are_held_out(n: int, held: int) -> None:
     assert torch.equal(data.y_val, torch.arange(n - held, n) % 2)
 
 
+def test_images_that_come_class_by_class_are_shuffled_first() -> None:
+    """Else the held-out ones were all of the last class."""
+    y = torch.arange(100) // 10
+    data = hold_out("numbers", "0", 10, numbered(100), y)
+    assert sorted(torch.cat([data.x, data.x_val]).flatten().tolist()) == list(range(100))
+    assert torch.equal(data.y, data.x.flatten().long() // 10)
+    assert torch.equal(data.y_val, data.x_val.flatten().long() // 10)
+    assert len(data.y_val.unique()) > 5
+    again = hold_out("numbers", "0", 10, numbered(100), y)
+    assert torch.equal(again.x, data.x)
+
+
 def test_classes_without_a_training_image_are_named() -> None:
     """Class 2 is in the held-out images only, class 4 nowhere."""
     y = torch.tensor([0, 1, 3, 0, 1, 3, 0, 1, 3, 2])

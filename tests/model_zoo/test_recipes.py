@@ -33,6 +33,7 @@ SUPERVISED: dict[str, object] = {"epochs": 4, "batch_size": 32, "learning_rate":
 MAGNET: dict[str, object] = {"epochs": 1, "batch_clusters": 6, "samples_per_cluster": 6}
 SMALL: dict[str, dict[str, object]] = {
     "kmeans": {"clusters": 40, "iterations": 20},
+    "kmeans-adv": {"clusters": 40, "iterations": 10, "beta": 2, "attacked": 100, "attack_iterations": 2},
     "nominal": SUPERVISED,
     "nominal-kmeans-head": MAGNET,
     "pgd-at": SUPERVISED | {"steps": 2, "eps": 0.05, "step_size": 0.03},
@@ -89,12 +90,14 @@ def train(recipe: str, data: TrainingData, nominal_file: str, run: TrainingRun, 
     settings = small(recipe, **changes)
     if hasattr(settings, "warm_start") and recipe != "magnet":
         settings = dataclasses.replace(settings, warm_start=nominal_file)
+    if hasattr(settings, "surrogate"):
+        settings = dataclasses.replace(settings, surrogate=nominal_file)
     return RECIPES[recipe].train(data, settings, run)
 
 
 LOGITS = ("nominal", "pgd-at", "free-at", "trades", "qtrades")
 KINDS: dict[str, type[nn.Module]] = {
-    recipe: KMeansClassifier if recipe == "kmeans" else LogitsModel if recipe in LOGITS else MagnetClassifier
+    recipe: KMeansClassifier if recipe.startswith("kmeans") else LogitsModel if recipe in LOGITS else MagnetClassifier
     for recipe in RECIPES
 } | {"clustr-learned-map": LearnedMapClassifier}
 
@@ -117,6 +120,7 @@ def test_every_recipe_learns_digits_better_than_chance(recipe: str, data: Traini
     "recipe",
     [
         "kmeans",
+        "kmeans-adv",
         "nominal",
         "pgd-at",
         "free-at",
@@ -132,7 +136,7 @@ def test_every_recipe_learns_digits_better_than_chance(recipe: str, data: Traini
     ],
 )
 def test_a_training_is_determined_by_its_seed(recipe: str, data: TrainingData, nominal_file: str) -> None:
-    brief = {} if recipe == "kmeans" else {"epochs": 1}
+    brief = {} if recipe.startswith("kmeans") else {"epochs": 1}
     torch.manual_seed(1)
     first = train(recipe, data, nominal_file, training_run(None), **brief)
     torch.manual_seed(2)
@@ -431,7 +435,8 @@ def watched(recipe: str, data: TrainingData, start: str, run: TrainingRun) -> Wa
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(LossLog, "add", noting)
         try:
-            model = RECIPES[recipe].train(data, brief(recipe, warm_start="" if recipe == "magnet" else start), run)
+            settings = brief(recipe, warm_start="" if recipe == "magnet" else start, surrogate=start)
+            model = RECIPES[recipe].train(data, settings, run)
         finally:
             hook.remove()
     return Watched(losses, reached[0] if reached else [], model)
