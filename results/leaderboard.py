@@ -149,7 +149,7 @@ def _row(
     proofs: dict[str, Proportion] = {}
     for attack, attack_units in parts.items():
         records = [done[unit.key] for unit in attack_units if unit.key in done]
-        for flag in merged(flag for record in records for flag in record.flags):
+        for flag in merged(record.flags for record in records):
             flagged.setdefault(flag, []).append(attack)
         if len(records) == len(attack_units):
             verdicts = verdicts_by_sample(records)
