@@ -23,9 +23,16 @@ from attacks.threat import Norm
 
 _CHUNK = 4_000_000
 """Float64 numbers held at a time."""
+_KEPT = 4_000
+"""Up to so many centroids, all their distances from one another are computed once and kept."""
+_PAIRS, _CLOSE = 1_000_000, 1_000
+"""Of so many centroids that the pairs are more, _TRIED_QUICKLY own ones bound the radii of the closest rivals."""
 _TRIED_QUICKLY, _TRIED_IN_BOX = 16, 6
 """Own centroids tried alone against each rival, without the box and inside it."""
 _BISECTIONS = 40
+
+
+_DUAL_ORDER = {"linf": 1.0, "l2": 2.0, "l1": torch.inf}
 
 
 @dataclass(frozen=True)
@@ -43,13 +50,37 @@ class Centroids:
     def _dual_distances(self) -> dict[Norm, Float64[Tensor, "k k"]]:
         return {}
 
-    def dual_distances(self, norm: Norm) -> Float64[Tensor, "k k"]:
-        """||c_i - c_j|| in the dual norm: how fast a lead can grow, halved."""
+    def dual_distances(self, norm: Norm, some: Int[Tensor, " p"]) -> Float64[Tensor, "p k"]:
+        """||c_i - c_j|| in the dual norm, of some centroids from all: how fast a lead can grow, halved."""
+        if len(self.labels) > _KEPT:
+            return self._distances_from(self.points[some], norm)
+        return self._kept(norm)[some]
+
+    def dual_distances_of_pairs(
+        self, norm: Norm, one: Int[Tensor, " p"], other: Int[Tensor, " p"]
+    ) -> Float64[Tensor, " p"]:
+        """The same for pairs of centroids."""
+        if len(self.labels) <= _KEPT:
+            return self._kept(norm)[one, other]
+        parts = zip(*(side.split(max(1, _CHUNK // self.points.shape[1])) for side in (one, other)), strict=True)
+        lengths = [
+            torch.linalg.vector_norm(self.points[i] - self.points[j], ord=_DUAL_ORDER[norm], dim=1) for i, j in parts
+        ]
+        return torch.cat(lengths)
+
+    def _kept(self, norm: Norm) -> Float64[Tensor, "k k"]:
         if norm not in self._dual_distances:
-            order = {"linf": 1.0, "l2": 2.0, "l1": torch.inf}[norm]
-            mode = "donot_use_mm_for_euclid_dist"
-            self._dual_distances[norm] = torch.cdist(self.points, self.points, p=order, compute_mode=mode)
+            self._dual_distances[norm] = self._distances_from(self.points, norm)
         return self._dual_distances[norm]
+
+    def _distances_from(self, points: Float64[Tensor, "p d"], norm: Norm) -> Float64[Tensor, "p k"]:
+        mode = "donot_use_mm_for_euclid_dist"
+        distances: Tensor = torch.cdist(points, self.points, p=_DUAL_ORDER[norm], compute_mode=mode)
+        return distances
+
+    def of(self, rows: Int[Tensor, " p"]) -> "Centroids":
+        """Some of the centroids: sums over few of them round less often."""
+        return Centroids(self.points[rows], self.labels[rows])
 
     def squared_distances(self, x: Float64[Tensor, "n d"]) -> Float64[Tensor, "n k"]:
         """||x - c||^2."""
@@ -135,6 +166,24 @@ def weighted_bound(
     return constant + slack + largest(slopes, balls, multiplier)
 
 
+def pair_bound(
+    centroids: Centroids,
+    ball: Balls,
+    rival: int,
+    own: Int[Tensor, " m"],
+    weights: Float64[Tensor, " m"],
+    multiplier: float,
+    error: Float64[Tensor, "1 k"] | None = None,
+) -> float:
+    """`weighted_bound` of one rival in a single ball, from the centroids alone that it uses."""
+    used = torch.cat([own, own.new_tensor([rival])])
+    few = torch.zeros(1, len(used), dtype=torch.float64) if error is None else error[:, used]
+    padded = torch.cat([weights, weights.new_zeros(1)])[None]
+    last = own.new_tensor([len(own)])
+    price = torch.tensor([multiplier], dtype=torch.float64)
+    return float(weighted_bound(centroids.of(used), ball, few, last, padded, price))
+
+
 def possible_rivals(
     centroids: Centroids, balls: Balls, y: Int[Tensor, " n"], error: Float64[Tensor, "n k"]
 ) -> Bool[Tensor, "n k"]:
@@ -145,15 +194,23 @@ def possible_rivals(
 def rivals_without_box(
     centroids: Centroids, balls: Balls, y: Int[Tensor, " n"], error: Float64[Tensor, "n k"]
 ) -> Bool[Tensor, "n k"]:
-    """The rivals left by a quick bound: the own centroids nearest to the sample, each alone, without the box."""
-    growth = 2.0 * balls.eps * centroids.dual_distances(balls.norm)
+    """The rivals left by a quick bound: the own centroids nearest to the sample, each alone, without the box.
+
+    The nearest own centroid meets every rival, the others those that are left.
+    """
     error = error + rounding(centroids, balls)
     squared = centroids.squared_distances(balls.x)
     least = squared - error
     possible = centroids.labels[None] != y[:, None]
-    for alone, distance in _nearest_own(centroids, squared, y, _TRIED_QUICKLY):
-        reach = (distance + error.gather(1, alone[:, None]).squeeze(1))[:, None] + growth[alone]
-        possible &= ~(reach < least)
+    for place, (alone, distance) in enumerate(_nearest_own(centroids, squared, y, _TRIED_QUICKLY)):
+        start = distance + error.gather(1, alone[:, None]).squeeze(1)
+        if place == 0:
+            growth = 2.0 * balls.eps * centroids.dual_distances(balls.norm, alone)
+            possible &= ~(start[:, None] + growth < least)
+        else:
+            row, rival = torch.nonzero(possible).unbind(dim=1)
+            growth = 2.0 * balls.eps * centroids.dual_distances_of_pairs(balls.norm, alone[row], rival)
+            possible[row, rival] = ~(start[row] + growth < least[row, rival])
     return possible
 
 
@@ -196,15 +253,27 @@ def radius_bounds(
 ) -> Float64[Tensor, " k"]:
     """For each rival, a radius within which it does not win: max_i (d_j^2 - d_i^2) / (2 ||c_i - c_j||_dual).
 
-    The squared distances may be off by `error`. Infinite for own centroids; -infinite for rivals where the class has
-    no centroid.
+    Each own centroid gives one. The nearest meets all rivals, the others those that it leaves the smallest radii; of
+    many centroids only the nearest are tried. The squared distances may be off by `error`. Infinite for own
+    centroids; -infinite for rivals where the class has no centroid.
     """
     own, rivals = centroids.split(label)
     bounds = torch.full_like(squared_distances, torch.inf)
-    lead = (squared_distances - error)[None, rivals] - (squared_distances + error)[own, None]
-    between = 2.0 * centroids.dual_distances(norm)[own][:, rivals]
-    radii = torch.where(between > 0, lead / between.clamp_min(1e-300), 0.0)  # a duplicate of an own centroid ties
-    bounds[rivals] = radii.amax(dim=0) if len(own) else -torch.inf
+    bounds[rivals] = -torch.inf
+    if not len(own) or not len(rivals):
+        return bounds
+    tried = min(len(own), max(_TRIED_QUICKLY, _PAIRS // len(bounds)))
+    own = own[squared_distances[own].topk(tried, largest=False).indices]
+
+    def radii(i: Tensor, j: Tensor, between: Tensor) -> Tensor:
+        lead, rate = (squared_distances - error)[j] - (squared_distances + error)[i], 2.0 * between
+        return torch.where(rate > 0, lead / rate.clamp_min(1e-300), 0.0)  # a duplicate of an own centroid ties
+
+    bounds[rivals] = radii(own[:1], rivals, centroids.dual_distances(norm, own[:1])[0, rivals])
+    close = rivals[bounds[rivals].topk(min(_CLOSE, len(rivals)), largest=False).indices]
+    i, j = own.repeat_interleave(len(close)), close.repeat(len(own))
+    found = radii(i, j, centroids.dual_distances_of_pairs(norm, i, j)).reshape(len(own), len(close))
+    bounds[close] = found.amax(dim=0)
     return bounds
 
 

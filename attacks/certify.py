@@ -1,4 +1,4 @@
-"""Certificates from a Lipschitz constant: radii within which a clustering classifier is proven not to break."""
+"""Certificates from a Lipschitz constant: radii within which a classifier is proven not to break."""
 
 import copy
 import hashlib
@@ -9,9 +9,16 @@ import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor, nn
 
-from attacks.contract import AttackResult, Classifier, EmbeddingClassifier, KernelClassifier, best_other
+from attacks.contract import (
+    AttackResult,
+    Classifier,
+    EmbeddingClassifier,
+    KernelClassifier,
+    LinearHeadClassifier,
+    best_other,
+)
 from attacks.lipschitz import Unbounded, lipschitz_bound
-from attacks.radii import eq3_bounds, hard_radii, kernel_radii, soft_radii
+from attacks.radii import eq3_bounds, hard_radii, kernel_radii, linear_radii, soft_radii
 from attacks.threat import TOLERANCE, Threat
 
 _MARGIN = 8.0
@@ -34,46 +41,60 @@ def certify(
     ||.||_1 being the larger norm, and divided by the root of the number of pixels one in linf. The box is not used.
     Of 1 < D < k nearest clusters nothing is certified: a cluster that enters or leaves makes the sums jump. Where a
     fuzzifier takes the place of the Gaussian kernel, `soft_radii` does not hold: the radius is `hard_radii` with one
-    cluster a class, as there the nearest decides by any kernel, and else `kernel_radii`.
+    cluster a class, as there the nearest decides by any kernel, and else `kernel_radii`. For a network that ends in a
+    linear layer it is `linear_radii`.
 
     What is proven holds for the classifier in exact arithmetic. For the float32 of the judged pass a margin is
     subtracted from a sample's leads: 8 times the largest difference between float32 and float64 seen in its squared
-    distances (hard) or class logits (soft; both for `kernel_radii`), and at least 8 roundings of the largest of them.
-    That part is measured, not proven; it looks at no other sample, so that a certificate does not depend on the batch.
+    distances (hard) or class logits (soft, linear; both for `kernel_radii`), and at least 8 roundings of the largest
+    of them. That part is measured, not proven; it looks at no other sample, so that a certificate does not depend on
+    the batch.
 
     `proofs` holds, for each sample, the `radius` in the threat's norm, the `lipschitz` constant in l2, and the bounds
-    of `radii.eq3_bounds` in the threat's norm, which prove nothing and are kept to be shown beside the radius.
-    Raises ValueError for a model whose features are not to be seen (`EmbeddingClassifier`).
+    of `radii.eq3_bounds` in the threat's norm, which prove nothing and are kept to be shown beside the radius of a
+    clustering classifier. Raises ValueError for a model whose features are not to be seen (`Certifiable`).
     """
     del seed, sample_ids
-    classifier = _embedding(model)
+    classifier = _certifiable(model)
     unknown = torch.full((len(x),), torch.nan, dtype=torch.float64, device=x.device)
-    clusters, nearest = len(classifier.centroids), classifier.nearest
-    if nearest is not None and 1 < nearest < clusters:
-        return _result(
-            x, unknown, threat, flag=f"no certificate is known for D = {nearest} of {clusters} nearest clusters"
-        )
+    obstacle = _obstacle(classifier)
+    if obstacle is not None:
+        return _result(x, unknown, threat, obstacle)
     try:
         lipschitz = _cached_bound(classifier.backbone, tuple(x.shape[1:]))
     except Unbounded as error:
         return _result(x, unknown, threat, flag=f"nothing certified: {error}")
-    radii, distances = _l2_radii(classifier, x, y, lipschitz)
-    below, above = eq3_bounds(distances, y, classifier.cluster_labels, lipschitz)
     scale = math.sqrt(math.prod(x.shape[1:])) if threat.norm == "linf" else 1.0
+    shown = {}
+    if isinstance(classifier, EmbeddingClassifier):
+        radii, distances = _l2_radii(classifier, x, y, lipschitz)
+        below, above = eq3_bounds(distances, y, classifier.cluster_labels, lipschitz)
+        shown = {"eq3_lower": below / scale, "eq3_upper": above / scale}
+    else:
+        radii = _l2_radii_of_logits(model, classifier, x, y, lipschitz)
     radii = radii / scale
-    proofs = {
-        "radius": radii,
-        "lipschitz": torch.full_like(radii, lipschitz),
-        "eq3_lower": below / scale,
-        "eq3_upper": above / scale,
-    }
+    proofs = {"radius": radii, "lipschitz": torch.full_like(radii, lipschitz)} | shown
     return _result(x, radii, threat, f"proven Lipschitz constant of the features {lipschitz:.4g}", proofs)
 
 
-def _embedding(model: object) -> EmbeddingClassifier:
-    if not isinstance(model, EmbeddingClassifier):
-        raise ValueError("certificates need a clustering classifier that shows its backbone and centroids")
-    return model
+def _certifiable(model: object) -> EmbeddingClassifier | LinearHeadClassifier:
+    if isinstance(model, EmbeddingClassifier) or isinstance(model, LinearHeadClassifier):  # noqa: SIM101 - for mypy
+        return model
+    raise ValueError(
+        "certificates need a clustering classifier that shows its backbone and centroids, or a network that shows its "
+        "backbone and last layer"
+    )
+
+
+def _obstacle(classifier: EmbeddingClassifier | LinearHeadClassifier) -> str | None:
+    """Why no certificate is known for such a classifier, if none is."""
+    if not isinstance(classifier, EmbeddingClassifier):
+        unknown = classifier.last_layer is None
+        return "nothing certified: the network is not known to end in a linear layer" if unknown else None
+    clusters, nearest = len(classifier.centroids), classifier.nearest
+    if nearest is not None and 1 < nearest < clusters:
+        return f"no certificate is known for D = {nearest} of {clusters} nearest clusters"
+    return None
 
 
 @torch.no_grad()
@@ -104,6 +125,19 @@ def _l2_radii(
     # The judge counts a tie as a break.
     right = logits.gather(1, y[:, None]).squeeze(1) > best_other(logits, y)
     return torch.where(right, radii, 0.0), distances
+
+
+@torch.no_grad()
+def _l2_radii_of_logits(
+    model: Classifier, parts: LinearHeadClassifier, x: Tensor, y: Tensor, lipschitz: float
+) -> Float64[Tensor, " n"]:
+    """Radii in l2 of a network that ends in a linear layer."""
+    assert parts.last_layer is not None
+    backbone, last = copy.deepcopy(parts.backbone).double(), copy.deepcopy(parts.last_layer).double()
+    exact, seen = last(backbone(x.double())), model(x)
+    radii = linear_radii(exact, y, last.weight, lipschitz, _slack(seen, exact, exact))
+    right = seen.gather(1, y[:, None]).squeeze(1) > best_other(seen, y)
+    return torch.where(right, radii, 0.0)
 
 
 def _logit_slack(logits: Tensor, exponents: Tensor, labels: Tensor) -> Float64[Tensor, " n"]:

@@ -76,6 +76,24 @@ class NearestCentroidClassifier(EmbeddingClassifier, Protocol):
 
 
 @runtime_checkable
+class LinearHeadClassifier(Protocol):
+    """A network whose parts a verifier may read: its logits are `last_layer`(`backbone`(x)).
+
+    `last_layer` is None where the network is not known to end in a linear layer.
+    """
+
+    @property
+    def backbone(self) -> nn.Module: ...
+
+    @property
+    def last_layer(self) -> nn.Linear | None: ...
+
+
+Certifiable = EmbeddingClassifier | LinearHeadClassifier
+"""What a Lipschitz constant of the features certifies."""
+
+
+@runtime_checkable
 class SeenThroughHead(ClusteringClassifier, Protocol):
     """A clustering classifier attacked through one head and judged by another, over the same distances.
 

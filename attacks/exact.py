@@ -15,13 +15,15 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
-from attacks.centroid_bounds import Balls, Centroids, narrowed, radius_bounds, rivals_without_box, weighted_bound
+from attacks.centroid_bounds import Balls, Centroids, narrowed, pair_bound, radius_bounds, rivals_without_box
 from attacks.centroid_solvers import Array, Problem, Solution, furthest, nearest
 from attacks.contract import AttackResult, Classifier, NearestCentroidClassifier, best_other, decision
 from attacks.exact_proofs import Proofs, certified_by
 from attacks.threat import TOLERANCE, Threat
 
 _STEPS = 60
+_HELD = 4_000_000
+"""Distances of samples to centroids that are held at a time."""
 
 
 def exact(
@@ -40,9 +42,40 @@ def exact(
     for l1.
     """
     del seed
+    proofs = Proofs()
+    parts = [
+        _decided(model, x[rows], y[rows], threat, sample_ids[rows.cpu()], proofs)
+        for rows in _parts(x, centroids_of(nearest_centroid(model, threat)))
+    ]
+    x_adv, certified, broken = (torch.cat(marks) for marks in zip(*parts, strict=True))
+    undecided = bool((~certified & ~broken).any())
+    flags = ("undecided samples lie nearer to the boundary than rounding allows to prove",) if undecided else ()
+    return AttackResult(
+        x_adv,
+        certified=certified.to(x.device),
+        claimed=broken.to(x.device),
+        flags=flags,
+        proofs=proofs.tensors(),
+    )
+
+
+def _parts(x: Float[Tensor, "n *image"], centroids: Centroids) -> tuple[Int[Tensor, " p"], ...]:
+    """Rows of samples that are worked on together."""
+    parts: tuple[Tensor, ...] = torch.arange(len(x), device=x.device).split(max(1, _HELD // len(centroids.labels)))
+    return parts
+
+
+def _decided(
+    model: Classifier,
+    x: Float[Tensor, "n *image"],
+    y: Int[Tensor, " n"],
+    threat: Threat,
+    sample_ids: Int[Tensor, " n"],
+    proofs: Proofs,
+) -> tuple[Float[Tensor, "n *image"], Bool[Tensor, " n"], Bool[Tensor, " n"]]:
+    """Images, and which samples are certified and which broken; weights that certify are added to `proofs`."""
     classifier = nearest_centroid(model, threat)
-    centroids = centroids_of(classifier)
-    flat, labels = flattened(x), y.cpu()
+    centroids, flat, labels = centroids_of(classifier), flattened(x), y.cpu()
     balls, searched = balls_for(flat, threat, TOLERANCE), balls_for(flat, threat, 0.0)
     error = classifier.distance_error(balls.lower, balls.upper).cpu()
     rivals = rivals_without_box(centroids, balls, labels, error)
@@ -53,7 +86,6 @@ def exact(
     rows = rows[~broken[rows]]
     rivals[rows] = narrowed(centroids, balls.of(rows), labels[rows], error[rows], rivals[rows])
     certified = ~rivals.any(dim=1) & ~broken
-    proofs = Proofs()
     for row in torch.nonzero(~certified & ~broken & error.isfinite().all(dim=1)).flatten().tolist():
         one = slice(row, row + 1)
         pairs = _Pairs(centroids, searched.of(one), balls.of(one), int(labels[row]), error[one])
@@ -71,15 +103,7 @@ def exact(
             certified[row] = True
             for rival, solution in solved:
                 proofs.add(int(sample_ids[row]), rival, pairs.own, solution)
-    undecided = bool((~certified & ~broken).any())
-    flags = ("undecided samples lie nearer to the boundary than rounding allows to prove",) if undecided else ()
-    return AttackResult(
-        x_adv,
-        certified=certified.to(x.device),
-        claimed=broken.to(x.device),
-        flags=flags,
-        proofs=proofs.tensors(),
-    )
+    return x_adv, certified, broken
 
 
 def proven(
@@ -92,9 +116,12 @@ def proven(
 ) -> Bool[Tensor, " n"]:
     """Which samples the proofs of `exact` certify, computed again in float64 and without any solver."""
     classifier = nearest_centroid(model, threat)
-    balls = balls_for(flattened(x), threat, TOLERANCE)
-    error = classifier.distance_error(balls.lower, balls.upper).cpu()
-    return certified_by(proofs, centroids_of(classifier), balls, y.cpu(), error, sample_ids)
+    centroids, parts = centroids_of(classifier), []
+    for rows in _parts(x, centroids):
+        balls = balls_for(flattened(x[rows]), threat, TOLERANCE)
+        error = classifier.distance_error(balls.lower, balls.upper).cpu()
+        parts.append(certified_by(proofs, centroids, balls, y[rows].cpu(), error, sample_ids[rows.cpu()]))
+    return torch.cat(parts)
 
 
 @dataclass(frozen=True)
@@ -180,7 +207,7 @@ def problem_of(
     error: Float64[Tensor, "1 k"] | None = None,
 ) -> Problem:
     """The rival against all own centroids inside a single ball; `error` is added to its leads."""
-    gap = 2.0 * (centroids.points[rival] - centroids.points[own])
+    gap = centroids.points[own].sub_(centroids.points[rival]).mul_(-2.0)  # in place: the own centroids may be many
     constant = centroids.squared_norms[own] - centroids.squared_norms[rival]
     if error is not None:
         constant = constant + error[0, own] + error[0, rival]
@@ -194,13 +221,12 @@ def lead_bound(
     own: Int[Tensor, " m"],
     rival: int,
     solution: Solution,
-    error: Float64[Tensor, "1 k"],
+    error: Float64[Tensor, "1 k"] | None = None,
 ) -> float:
     """The most that the rival can lead by in a single ball, by the weights of a solution."""
-    weights = torch.zeros(1, len(centroids.labels), dtype=torch.float64)
-    weights[0, own] = torch.from_numpy(solution.weights)
-    multiplier = torch.tensor([solution.multiplier], dtype=torch.float64)
-    return float(weighted_bound(centroids, ball, error, torch.tensor([rival]), weights, multiplier))
+    used = np.nonzero(solution.weights > 0)[0]
+    weights = torch.from_numpy(solution.weights[used])
+    return pair_bound(centroids, ball, rival, own[torch.from_numpy(used)], weights, solution.multiplier, error)
 
 
 def _between_centroids(

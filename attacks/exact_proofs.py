@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float64, Int
 from torch import Tensor
 
-from attacks.centroid_bounds import Balls, Centroids, possible_rivals, weighted_bound
+from attacks.centroid_bounds import Balls, Centroids, pair_bound, possible_rivals
 from attacks.centroid_solvers import Solution
 
 
@@ -56,20 +56,14 @@ def certified_by(
     """Which samples the proofs certify: every rival excluded by one own centroid, or by saved weights."""
     possible = possible_rivals(centroids, balls, y, error)
     place = {sample: row for row, sample in enumerate(sample_ids.tolist())}
-    rows = torch.tensor([place.get(sample, -1) for sample in proofs["sample"].tolist()], dtype=torch.int64)
-    known = torch.nonzero(rows >= 0).flatten()
-    if len(known):
-        rows, rival = rows[known], proofs["rival"][known]
-        own = centroids.labels[None] == y[rows][:, None]
-        weights = _dense(proofs, len(centroids.labels))[known] * own
-        bounds = weighted_bound(centroids, balls.of(rows), error[rows], rival, weights, proofs["multiplier"][known])
-        held = bounds < 0
-        possible[rows[held], rival[held]] = False
+    start = proofs["start"].tolist()
+    for pair, (sample, rival) in enumerate(zip(proofs["sample"].tolist(), proofs["rival"].tolist(), strict=True)):
+        if sample not in place:
+            continue
+        entries, row = slice(start[pair], start[pair + 1]), place[sample]
+        one, own = slice(row, row + 1), proofs["own"][entries]
+        weights = proofs["weight"][entries] * (centroids.labels[own] == y[row])
+        multiplier = float(proofs["multiplier"][pair])
+        if pair_bound(centroids, balls.of(one), rival, own, weights, multiplier, error[one]) < 0:
+            possible[row, rival] = False
     return ~possible.any(dim=1)
-
-
-def _dense(proofs: Mapping[str, Tensor], clusters: int) -> Float64[Tensor, "p k"]:
-    counts = proofs["start"].diff()
-    weights = torch.zeros(len(counts), clusters, dtype=torch.float64)
-    weights[torch.arange(len(counts)).repeat_interleave(counts), proofs["own"]] = proofs["weight"]
-    return weights

@@ -2,14 +2,15 @@
 
 import dataclasses
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64, Int
+from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
-from attacks.centroid_bounds import Balls, Centroids, radius_bounds, rounding
-from attacks.centroid_solvers import Solution, furthest, nearest
+from attacks.centroid_bounds import Balls, Centroids, narrowed, radius_bounds, rounding
+from attacks.centroid_solvers import Problem, Solution, furthest, nearest
 from attacks.contract import AttackResult, Classifier
 from attacks.exact import centroids_of, exact, flattened, lead_bound, nearest_centroid, problem_of
 from attacks.threat import Threat
@@ -61,19 +62,27 @@ class _Pair:
     rival: int
     threat: Threat
 
+    @cached_property
+    def problem(self) -> Problem:
+        """The rival against all own centroids in the whole box."""
+        return problem_of(self.centroids, self.ball(self.threat.upper - self.threat.lower), self.own, self.rival)
+
     def ball(self, eps: float) -> Balls:
         return Balls.around(self.image, self.threat.norm, eps, self.threat.lower, self.threat.upper)
 
     def furthest(self, eps: float) -> Solution:
-        return furthest(problem_of(self.centroids, self.ball(eps), self.own, self.rival))
+        ball = self.ball(eps)
+        return furthest(dataclasses.replace(self.problem, lower=ball.lower[0].numpy(), upper=ball.upper[0].numpy()))
 
     def bound(self, solution: Solution, ball: Balls) -> float:
-        exactly = torch.zeros(1, len(self.centroids.labels), dtype=torch.float64)
-        return lead_bound(self.centroids, ball, self.own, self.rival, solution, exactly)
+        return lead_bound(self.centroids, ball, self.own, self.rival, solution)
 
 
 def _radius(centroids: Centroids, image: Float64[Tensor, " d"], label: int, threat: Threat) -> _Radius:
-    """Rivals in the order of their bounds, until a bound exceeds the best radius found."""
+    """Rivals in the order of their bounds, until a bound exceeds the best radius found.
+
+    At each better one those are left out that an own centroid alone excludes within it, inside the box.
+    """
     distances = centroids.squared_distances(image[None]).squeeze(0)
     box = Balls.around(image[None], threat.norm, threat.upper - threat.lower, threat.lower, threat.upper)
     bounds = radius_bounds(centroids, threat.norm, distances, label, rounding(centroids, box)[0])
@@ -81,15 +90,23 @@ def _radius(centroids: Centroids, image: Float64[Tensor, " d"], label: int, thre
     if not len(own) or bool((distances[rivals] <= distances[own].min()).any()):
         return _Radius(0.0, 0.0)  # not predicted as it is
     best = _Radius(float("inf"), 0.0)
-    for rival in rivals[bounds[rivals].argsort()].tolist():
-        start = max(0.0, float(bounds[rival]))
-        if start >= best.lower:
-            break
-        pair = _Pair(centroids, image[None], own, rival, threat)
+    left = rivals[bounds[rivals].argsort()]
+    while len(left) and max(0.0, float(bounds[left[0]])) < best.lower:
+        pair, left = _Pair(centroids, image[None], own, int(left[0]), threat), left[1:]
+        start = max(0.0, float(bounds[pair.rival]))
         found = _linf_radius(pair, start, best.lower) if threat.norm == "linf" else _l2_radius(pair)
         if found.lower < best.lower:
-            best = found
+            best, left = found, left[bounds[left] < found.lower]
+            left = left[_possible(centroids, pair.ball(best.lower), label, left)]
     return best
+
+
+def _possible(centroids: Centroids, ball: Balls, label: int, some: Int[Tensor, " p"]) -> Bool[Tensor, " p"]:
+    """Which of some rivals no own centroid alone excludes inside a single ball."""
+    rivals = torch.zeros(1, len(centroids.labels), dtype=torch.bool)
+    rivals[0, some] = True
+    exactly = torch.zeros(rivals.shape, dtype=torch.float64)
+    return narrowed(centroids, ball, torch.tensor([label]), exactly, rivals)[0, some]
 
 
 def _linf_radius(pair: _Pair, start: float, best: float) -> _Radius:
@@ -122,12 +139,11 @@ def _linf_radius(pair: _Pair, start: float, best: float) -> _Radius:
 def _l2_radius(pair: _Pair) -> _Radius:
     """The quadratic programme: its weights' bound is the radius, its point the witness."""
     box = dataclasses.replace(pair.ball(pair.threat.upper - pair.threat.lower), eps=0.0)
-    problem = problem_of(pair.centroids, box, pair.own, pair.rival)
-    solution = nearest(problem, 0.0)
+    solution = nearest(pair.problem, 0.0)
     if solution.z is None:
         blocked = solution.weights.sum() > 0 and pair.bound(solution, box) < 0  # without a price of the ball
         return _Radius(float("inf"), 0.0) if blocked else _Radius(0.0, float("inf"))
     # The bound at eps is its value at 0 plus multiplier eps^2.
     at_zero = pair.bound(solution, box)
     lower = max(0.0, -at_zero / solution.multiplier) ** 0.5 if solution.multiplier > 0 else 0.0
-    return _Radius(lower, float(np.linalg.norm(solution.z - problem.x)) - lower)
+    return _Radius(lower, float(np.linalg.norm(solution.z - pair.problem.x)) - lower)

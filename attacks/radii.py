@@ -1,18 +1,21 @@
-"""Radii within which a clustering classifier cannot be broken, from distances, centroids and a Lipschitz constant.
+"""Radii within which a classifier cannot be broken, from its distances or logits and a Lipschitz constant.
 
-All take squared distances (n, k) of the samples' features to the centroids (k, d), in float64, the true classes y
-(n,), the centroids' classes (k,), and an l2 Lipschitz constant of the features; all give l2 radii in input units.
+For clustering classifiers all take squared distances (n, k) of the samples' features to the centroids (k, d), in
+float64, the true classes y (n,), the centroids' classes (k,), and an l2 Lipschitz constant of the features; all give
+l2 radii in input units.
 """
 
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float, Float64, Int
+from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
 _PART = 64
 """Samples at a time: every wrong centroid meets every own one."""
 _HALVINGS = 60
+_KEPT, _TRIED = 4_000, 16
+"""Of more than _KEPT centroids, whose distances from one another would not fit, _TRIED own ones are tried a sample."""
 
 
 def hard_radii(
@@ -28,10 +31,16 @@ def hard_radii(
     Centroid j wins only where it is at least as near as every own one, and Theorem 1 of ClusTR bounds the way to
     that for each own i: so the longest counts. The papers' two nearest centroids are not enough: a wrong one that is
     further away may be met sooner. Coinciding centroids tie everywhere and give 0. 0 for a misclassified sample,
-    inf where only one class has centroids. `slack` is what a sample's differences d_j^2 - d_i^2 may be off by.
+    inf where only one class has centroids. `slack` is what a sample's differences d_j^2 - d_i^2 may be off by. Any own
+    centroids give a radius: of many, a sample's nearest are tried.
     """
     slack = torch.zeros_like(squared_distances[:, 0]) if slack is None else slack
     radii = torch.full((len(y),), torch.inf, dtype=torch.float64, device=y.device)
+    if len(labels) > _KEPT:
+        exact = centroids.double()
+        for row in range(len(y)):
+            radii[row] = _hard_radius(squared_distances[row], labels == y[row], exact, lipschitz, slack[row])
+        return radii
     between = _between(centroids)
     for true in y.unique().tolist():
         own, wrong = labels == true, labels != true
@@ -44,6 +53,25 @@ def hard_radii(
                 lead = far[:, :, None] - near[:, None, :] - slack[rows, None, None]
                 radii[rows] = _length(lead, 2.0 * lipschitz * apart, level=0.0).amax(dim=2).amin(dim=1)
     return radii
+
+
+def _hard_radius(
+    squared_distances: Float64[Tensor, " k"],
+    own: Bool[Tensor, " k"],
+    centroids: Float64[Tensor, "k d"],
+    lipschitz: float,
+    slack: Tensor,
+) -> Tensor:
+    """`hard_radii` of one sample by its nearest own centroids."""
+    if not bool(own.any()):
+        return slack.new_zeros(())
+    count = min(_TRIED, int(own.sum()))
+    near, i = squared_distances.masked_fill(~own, torch.inf).topk(count, largest=False)
+    apart = torch.cdist(centroids[i], centroids, compute_mode="donot_use_mm_for_euclid_dist")
+    lead = squared_distances - near[:, None] - slack
+    lasts = _length(lead, 2.0 * lipschitz * apart, level=0.0).amax(dim=0)
+    nearest: Tensor = lasts.masked_fill(own, torch.inf).amin()
+    return nearest
 
 
 def soft_radii(
@@ -118,6 +146,26 @@ def kernel_radii(
                 low, high = torch.where(holds, way, low), torch.where(holds, high, way)
             radii[rows] = _length(low, torch.full_like(low, lipschitz), level=torch.inf)
     return radii
+
+
+def linear_radii(
+    logits: Float64[Tensor, "n c"],
+    y: Int[Tensor, " n"],
+    weight: Float[Tensor, "c d"],
+    lipschitz: float,
+    slack: Float64[Tensor, " n"] | None = None,
+) -> Float64[Tensor, " n"]:
+    """Where a linear layer with rows w_c decides: min over wrong c of (z_y - z_c) / (L ||w_y - w_c||).
+
+    z_y - z_c is (w_y - w_c) . f plus a constant in the features f, so it is lost at most at that rate (the margins of
+    Tsuzuku et al. 2018, arXiv 1802.04034, class by class). 0 for a misclassified sample. `slack` is what a sample's
+    differences of logits may be off by.
+    """
+    slack = torch.zeros_like(logits[:, 0]) if slack is None else slack
+    lead = logits.gather(1, y[:, None]) - logits - slack[:, None]
+    radii = _length(lead, lipschitz * _between(weight)[y], level=torch.inf)
+    nearest: Tensor = radii.scatter(1, y[:, None], torch.inf).amin(dim=1)
+    return nearest
 
 
 def eq3_bounds(

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import UnionType
 from typing import Any
 
 from torch import Tensor
@@ -18,9 +19,9 @@ from attacks.autoattack import ENSEMBLES, autoattack
 from attacks.certify import certify
 from attacks.contract import (
     AttackResult,
+    Certifiable,
     Classifier,
     ClusteringClassifier,
-    EmbeddingClassifier,
     NearestCentroidClassifier,
 )
 from attacks.exact import exact
@@ -40,18 +41,18 @@ Scalar = str | int | float | bool | None
 class AttackEntry:
     """An attack of the registry, and what it asks of the model.
 
-    `needs` is the protocol that a model must follow. `verifies`: it proves as well as breaks, reads the judged model's
-    own parts, and knows the `norms` only. `searches` attacks run on `attacks.search`: they
-    schedule a unit's samples themselves, and may search in a cheaper copy since the true model confirms their
-    claims. `whole_unit` attacks must see all samples of a unit at once, because their random numbers belong
-    to the batch; a user's attack might be one. `choices` are the words a parameter may be. `later` names parameters
-    that are younger than records: they are among a unit's only where they differ from the default, so that units
-    without them keep their keys.
+    `needs` is the protocol that a model must follow, or several of which one is enough. `verifies`: it proves as well
+    as breaks, reads the judged model's own parts, and knows the `norms` only. `searches` attacks run on
+    `attacks.search`: they schedule a unit's samples themselves, and may search in a cheaper copy since the true model
+    confirms their claims. `whole_unit` attacks must see all samples of a unit at once, because their random numbers
+    belong to the batch; a user's attack might be one. `choices` are the words a parameter may be. `later` names
+    parameters that are younger than records: they are among a unit's only where they differ from the default, so that
+    units without them keep their keys.
     """
 
     summary: str
     run: Callable[..., AttackResult]
-    needs: type[Any] = object
+    needs: type[Any] | UnionType = object
     norms: tuple[str, ...] = NORMS
     verifies: bool = False
     searches: bool = False
@@ -145,14 +146,17 @@ ATTACKS: dict[str, AttackEntry] = {
         verifies=True,
     ),
     "certify": AttackEntry(
-        "Theorem 1 of ClusTR, by a proven Lipschitz constant", certify, needs=EmbeddingClassifier, verifies=True
+        "Theorem 1 of ClusTR, for other networks Tsuzuku et al.'s margins, by a proven Lipschitz constant",
+        certify,
+        needs=Certifiable,
+        verifies=True,
     ),
 }
 
-NEEDS: dict[type[Any], str] = {
+NEEDS: dict[type[Any] | UnionType, str] = {
     object: "any model",
     ClusteringClassifier: "a clustering classifier",
-    EmbeddingClassifier: "a clustering classifier whose backbone can be read",
+    Certifiable: "a clustering classifier whose backbone can be read, or a network and its last layer",
     NearestCentroidClassifier: "a nearest-centroid classifier in input space",
 }
 

@@ -1,6 +1,7 @@
 """The interface every classifier is put behind: images in [0, 1] in, logits out."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Protocol, TypeVar, cast, runtime_checkable
 
 import torch
@@ -41,6 +42,21 @@ class LogitsModel(nn.Module):
     def features(self, x: Float[Tensor, "n c h w"]) -> Tensor:
         """Penultimate features (n, d) of images in [0, 1]."""
         return cast(Tensor, self.network.features(self.normalise(x)))  # type: ignore[operator]
+
+    @cached_property
+    def backbone(self) -> "FeatureExtractor":
+        """`features` as a module, which shares its layers with this one and adds no weights to it."""
+        extractor = FeatureExtractor(self.network)
+        extractor.normalise, extractor.training = self.normalise, self.training
+        return extractor
+
+    @property
+    def last_layer(self) -> nn.Linear | None:
+        """The linear layer from `features` to the logits, of a network that follows `model_zoo.architectures`."""
+        network = self.network
+        layer = getattr(network, "classifier", getattr(network, "fc", None))
+        known = isinstance(layer, nn.Linear) and layer.in_features == getattr(network, "feature_dim", None)
+        return layer if known else None
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Tensor:
         return cast(Tensor, self.network(self.normalise(x)))

@@ -6,6 +6,8 @@ from torch import Tensor, nn
 
 from model_zoo.clusters import by_class, check_clusters, class_index
 
+_CHUNK = 4_000_000
+"""Float64 numbers of centroids held at a time."""
 _LARGEST = 1.0e10
 """Squared distances of this size are still proven: 1e4 below them is not lost in float32."""
 
@@ -76,17 +78,21 @@ class KMeansClassifier(nn.Module):
         unit = 2.0**-24
         roundings = (lower.shape[1] + 16) * unit
         gamma = roundings / (1 - 2.0 * roundings) if roundings < 0.25 else torch.inf  # 2: the terms are rounded too
-        center, offsets = self.center.double(), self.offsets.double()
+        center = self.center.double()
         lower, upper = lower.to(center), upper.to(center)
         furthest = torch.maximum((lower - center).abs(), (upper - center).abs())
-        true_offsets = self.centroids.double() - center
-        squares = furthest.square().sum(dim=1, keepdim=True) + self.norms.double()
-        rounded = gamma * (squares + 2.0 * furthest @ offsets.abs().T)
-        known = 2.0 * furthest @ (offsets - true_offsets).abs().T
-        known += (self.norms.double() - true_offsets.square().sum(dim=1)).abs()
+        length = furthest.square().sum(dim=1, keepdim=True)
         underflow = 4.0 * lower.shape[1] * 2.0**-126
-        error: Tensor = torch.where(squares < _LARGEST, rounded + known + underflow, torch.inf)
-        return error
+        errors = []
+        for part in torch.arange(len(self.labels), device=center.device).split(max(1, _CHUNK // lower.shape[1])):
+            offsets, norms = self.offsets[part].double(), self.norms[part].double()
+            true_offsets = self.centroids[part].double() - center
+            squares = length + norms
+            rounded = gamma * (squares + 2.0 * furthest @ offsets.abs().T)
+            known = 2.0 * furthest @ (offsets - true_offsets).abs().T
+            known += (norms - true_offsets.square().sum(dim=1)).abs()
+            errors.append(torch.where(squares < _LARGEST, rounded + known + underflow, torch.inf))
+        return torch.cat(errors, dim=1)
 
     def logits_from_distances(self, squared_distances: Float[Tensor, "n k"]) -> Float[Tensor, "n classes"]:
         return by_class(-squared_distances, self.index, self.real).amax(dim=2)

@@ -77,8 +77,14 @@ def card_path(weights: Path) -> Path:
 
 
 def save_model(path: Path, model: nn.Module, card: dict[str, Any]) -> ModelCard:
-    """Write the weights and the card beside them; `card` holds what the model itself does not know."""
-    payload = save_tensors({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()})
+    """Write the weights and the card beside them; `card` holds what the model itself does not know.
+
+    Centroids in pixel space that float16 holds exactly are written as that, and come back as float32.
+    """
+    tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+    if isinstance(model, KMeansClassifier) and torch.equal(tensors["centroids"].half().float(), tensors["centroids"]):
+        tensors["centroids"] = tensors["centroids"].half()
+    payload = save_tensors(tensors)
     known: dict[str, Any] = {"sha256": hashlib.sha256(payload).hexdigest()}
     if isinstance(model, KMeansClassifier):
         known |= {"kind": "kmeans", "clusters": len(model.centroids), "variance": model.variance}

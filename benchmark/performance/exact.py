@@ -98,7 +98,7 @@ def _growth() -> list[str]:
         images = x[:n, :, ::stride, ::stride].flatten(1).double()
         few = points.reshape(-1, 1, 28, 28)[:k, :, ::stride, ::stride].flatten(1)
         centroids = Centroids(few, labels[:k])
-        centroids.dual_distances("linf")
+        centroids.dual_distances("linf", torch.arange(1))
         balls = Balls.around(images, "linf", EPS + TOLERANCE)
         error = torch.zeros(n, k, dtype=torch.float64)
         started = time.perf_counter()

@@ -1,4 +1,8 @@
-"""Networks by name. A network has `features(x)`, its penultimate layer, and `forward(x)`, its logits."""
+"""Networks by name.
+
+A network has `features(x)`, its penultimate layer of `feature_dim` numbers, and `forward(x)`, its logits: those of the
+linear layer `classifier` (torchvision's name: `fc`) on the features.
+"""
 
 from collections.abc import Callable, Sequence
 

@@ -30,9 +30,11 @@ from model_zoo.recipes import (
     kmeans,
     kmeans_adv,
     magnet,
+    nearest_neighbor,
     nominal,
     nominal_kmeans_head,
     pgd_at,
+    prototype_margin,
     qtrades,
     trades,
 )
@@ -61,6 +63,8 @@ RECIPES: dict[str, Recipe] = {
     for name, module in {
         "kmeans": kmeans,
         "kmeans-adv": kmeans_adv,
+        "nearest-neighbor": nearest_neighbor,
+        "prototype-margin": prototype_margin,
         "nominal": nominal,
         "nominal-kmeans-head": nominal_kmeans_head,
         "pgd-at": pgd_at,

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from attacks.certify import certify
 from attacks.contract import AttackResult
 from attacks.pgd import pgd
-from attacks.radii import eq3_bounds, hard_radii, kernel_radii, soft_radii
+from attacks.radii import eq3_bounds, hard_radii, kernel_radii, linear_radii, soft_radii
 from attacks.threat import NORMS, Norm, Threat
+from model_zoo.adapter import LogitsModel
 from model_zoo.kmeans import KMeansClassifier
 from model_zoo.magnet import MagnetClassifier
 
@@ -388,3 +389,101 @@ def test_a_model_that_hides_its_features_is_refused() -> None:
     x = images(1)
     with pytest.raises(ValueError, match="shows its backbone and centroids"):
         certify(nn.Flatten(), x, torch.tensor([0]), Threat("l2", 0.1), seed=0, sample_ids=torch.tensor([0]))
+
+
+class Ordinary(nn.Module):
+    """A network as those of the zoo: `classifier` on `features` of `feature_dim` numbers."""
+
+    def __init__(self, features: nn.Module, feature_dim: int, classes: int = 4) -> None:
+        super().__init__()
+        self.body, self.feature_dim = features, feature_dim
+        with torch.random.fork_rng():
+            torch.manual_seed(7)
+            self.classifier = nn.Linear(feature_dim, classes)
+
+    def features(self, x: Tensor) -> Tensor:
+        out: Tensor = self.body(x)
+        return out
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.classifier(self.features(x))
+        return out
+
+
+def linear_network(stretch: float, std: float = 1.0) -> LogitsModel:
+    """Features are `stretch` / `std` times a rotation of the pixels."""
+    rotation = torch.linalg.qr(torch.randn(64, 64, generator=torch.Generator().manual_seed(0))).Q
+    layer = nn.Linear(64, 64)
+    with torch.no_grad():
+        layer.weight.copy_(stretch * rotation)
+    return LogitsModel(Ordinary(nn.Sequential(nn.Flatten(), layer), 64), [0.5], [std])
+
+
+@pytest.mark.parametrize(("stretch", "std"), [(1.0, 1.0), (3.0, 1.0), (1.0, 0.25)])
+def test_a_linear_networks_radius_is_the_distance_to_its_boundary(stretch: float, std: float) -> None:
+    """A rotation loses nothing of the constant, so that the bound is attained: min |w . x + b| / ||w||."""
+    model, x = linear_network(stretch, std), images(25, seed=6)
+    y = model(x).argmax(dim=1)
+    result, radii = certified(model, x, y, Threat("l2", 0.01))
+    with torch.no_grad():
+        zero = torch.zeros(1, 1, 8, 8)
+        rows = (model(torch.eye(64).reshape(64, 1, 8, 8)) - model(zero)).T.double()  # of the whole map
+        logits = model(x).double()
+    apart = (rows[y][:, None] - rows[None]).norm(dim=2)
+    lead = (logits.gather(1, y[:, None]) - logits).scatter(1, y[:, None], math.inf)
+    truth, rival = (lead / apart.clamp_min(1e-9)).min(dim=1)
+    torch.testing.assert_close(radii, truth, rtol=0, atol=2e-4)
+    assert bool((radii < truth).all())
+    assert result.proofs is not None
+    assert result.proofs["lipschitz"].tolist() == pytest.approx([stretch / std] * 25, rel=1e-4)
+    assert set(result.proofs) == {"radius", "lipschitz"}
+    way = rows[rival] - rows[y]
+    beyond = x.double().flatten(1) + (radii + 1e-3)[:, None] * way / way.norm(dim=1, keepdim=True)
+    assert not bool((model(beyond.float().reshape(x.shape)).argmax(dim=1) == y).any())
+    torch.testing.assert_close(certified(model, x, y, Threat("linf", 0.01))[1], radii / 8)
+    assert torch.equal(certified(model, x, y, Threat("l1", 0.01))[1], radii)
+    assert certified(model, x, (y + 1) % 4, Threat("l2", 0.01))[1].tolist() == [0.0] * 25
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_attacks_at_the_radius_break_no_certified_sample_of_an_ordinary_network(norm: Norm) -> None:
+    model, x = LogitsModel(Ordinary(Features().network, 6)), images(20, seed=2)
+    y = model(x).argmax(dim=1)
+    _, radii = certified(model, x, y, Threat(norm, 0.0))
+    assert bool((radii > 0).any())
+    for i in torch.nonzero(radii > 0).flatten().tolist():
+        one, ids = slice(i, i + 1), torch.tensor([i])
+        threat = Threat(norm, float(radii[i]))
+        found = pgd(model, x[one], y[one], threat, seed=0, sample_ids=ids, steps=20, restarts=3, step_size=None)
+        assert model(found.x_adv).argmax(dim=1).tolist() == y[one].tolist()
+
+
+def test_classes_of_the_same_weights_are_told_apart_by_their_biases_everywhere() -> None:
+    logits, y = torch.tensor([[2.0, 1.0], [1.0, 2.0], [1.0, 1.0]], dtype=torch.float64), torch.tensor([0, 0, 0])
+    assert linear_radii(logits, y, torch.ones(2, 3), 1.0).tolist() == [math.inf, 0.0, 0.0]
+    weight = torch.tensor([[3.0, 0.0], [0.0, 4.0]])
+    slack = torch.tensor([0.5, 0.0, 0.0], dtype=torch.float64)
+    assert linear_radii(logits, y, weight, 2.0).tolist() == pytest.approx([0.1, 0.0, 0.0])
+    assert linear_radii(logits, y, weight, 2.0, slack).tolist() == pytest.approx([0.05, 0.0, 0.0])
+
+
+def test_a_network_not_known_to_end_in_a_linear_layer_is_not_certified() -> None:
+    x, y = images(3), torch.zeros(3, dtype=torch.int64)
+    result, radii = certified(LogitsModel(nn.Sequential(nn.Flatten(), nn.Linear(64, 3))), x, y, Threat("l2", 0.0))
+    assert bool(radii.isnan().all())
+    assert result.flags == ("nothing certified: the network is not known to end in a linear layer",)
+    unbounded = LogitsModel(Ordinary(nn.Sequential(nn.Flatten(), nn.Softmax(dim=1)), 64))
+    assert certified(unbounded, x, y, Threat("l2", 0.0))[0].flags == ("nothing certified: no rule for softmax",)
+
+
+class Dishonest(Ordinary):
+    """Does not compute what its parts say: its logits are half as far apart."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) / 2.0
+
+
+def test_logits_that_are_not_the_last_layers_certify_nothing() -> None:
+    model, x = LogitsModel(Dishonest(Features().network, 6)), images(10)
+    y = model(x).argmax(dim=1)
+    assert certified(model, x, y, Threat("l2", 0.0))[1].tolist() == [0.0] * 10

@@ -257,9 +257,9 @@ def test_what_no_verifier_can_prove_is_refused(bench: Bench, small: list[str], u
     assert told == f"attack exact needs a nearest-centroid classifier in input space; none among {model}"
     l1 = bench(*small, "--attack", "exact", "--norm", "l1").refused()
     assert l1 == "attack exact knows linf and l2, not l1"
-    network = _with(_with(small, "--model", "pgd-at"), "--dataset", "fashion-mnist")
-    assert bench(*_with(network, "--attack", "certify")).refused() == (
-        "attack certify needs a clustering classifier whose backbone can be read; none among pgd-at"
+    assert bench(*_with(linear, "--attack", "certify")).refused() == (
+        "attack certify needs a clustering classifier whose backbone can be read, or a network and its last layer; "
+        f"none among {model}"
     )
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from attacks.contract import LinearHeadClassifier
 from model_zoo.adapter import FeatureExtractor, LogitsModel, Normalise, channels_last, judged_by
 from model_zoo.architectures import build
 from tests.model_zoo.builders import images, tiny_network
@@ -29,6 +30,29 @@ def test_logits_are_the_networks_on_normalised_images() -> None:
     assert torch.equal(network.classifier(model.features(x)), model(x))  # type: ignore[operator]
     extractor = FeatureExtractor(network, [0.3], [0.4]).eval()
     assert torch.equal(extractor(x), model.features(x))
+
+
+@pytest.mark.parametrize("architecture", ["small-resnet", "resnet18-w8", "vgg11", "lipschitz-mlp"])
+def test_a_verifier_may_read_backbone_and_last_layer(architecture: str) -> None:
+    x = torch.rand(4, 1, 28, 28)
+    network = build(architecture, 1, 3)
+    model = LogitsModel(network, [0.3], [0.4])
+    weights = list(model.state_dict())
+    assert isinstance(model, LinearHeadClassifier)
+    assert model.last_layer is not None
+    assert torch.equal(model.last_layer(model.backbone(x)), model(x))
+    assert not any(part.training for part in model.backbone.modules())
+    assert list(model.state_dict()) == weights
+    with torch.no_grad():
+        next(network.parameters()).mul_(2.0)
+    assert torch.equal(model.last_layer(model.backbone(x)), model(x))
+
+
+def test_a_network_of_another_build_has_no_last_layer() -> None:
+    assert LogitsModel(nn.Sequential(nn.Flatten(), nn.Linear(4, 2))).last_layer is None
+    network = build("small-resnet", 1, 3)
+    network.classifier = nn.Sequential(nn.Linear(64, 3))
+    assert LogitsModel(network).last_layer is None
 
 
 def test_a_prediction_does_not_depend_on_the_neighbours_because_the_model_is_in_eval_mode() -> None:

@@ -33,6 +33,8 @@ SUPERVISED: dict[str, object] = {"epochs": 4, "batch_size": 32, "learning_rate":
 MAGNET: dict[str, object] = {"epochs": 1, "batch_clusters": 6, "samples_per_cluster": 6}
 SMALL: dict[str, dict[str, object]] = {
     "kmeans": {"clusters": 40, "iterations": 20},
+    "nearest-neighbor": {},
+    "prototype-margin": {"prototypes": 4, "epochs": 2, "batch_size": 32},
     "kmeans-adv": {"clusters": 40, "iterations": 10, "beta": 2, "attacked": 100, "attack_iterations": 2},
     "nominal": SUPERVISED,
     "nominal-kmeans-head": MAGNET,
@@ -99,7 +101,11 @@ LOGITS = ("nominal", "pgd-at", "free-at", "trades", "qtrades")
 KINDS: dict[str, type[nn.Module]] = {
     recipe: KMeansClassifier if recipe.startswith("kmeans") else LogitsModel if recipe in LOGITS else MagnetClassifier
     for recipe in RECIPES
-} | {"clustr-learned-map": LearnedMapClassifier}
+} | {
+    "clustr-learned-map": LearnedMapClassifier,
+    "nearest-neighbor": KMeansClassifier,
+    "prototype-margin": KMeansClassifier,
+}
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -121,6 +127,7 @@ def test_every_recipe_learns_digits_better_than_chance(recipe: str, data: Traini
     [
         "kmeans",
         "kmeans-adv",
+        "prototype-margin",
         "nominal",
         "pgd-at",
         "free-at",
@@ -369,6 +376,7 @@ BRIEF: dict[str, object] = {
     "steps": 1,
     "replays": 2,
     "clusters": 8,
+    "prototypes": 2,
     "width": 16,
     "features": 8,
 }
@@ -533,3 +541,24 @@ def test_settings_that_fit_the_data_pass_and_use_no_random_number(recipe: str, c
     before = torch.get_rng_state()
     check_settings(brief(recipe), colours)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_nearest_neighbor_keeps_its_training_images_and_predicts_them_right(data: TrainingData) -> None:
+    run = training_run(None)
+    model = RECIPES["nearest-neighbor"].train(data, small("nearest-neighbor"), run)
+    assert isinstance(model, KMeansClassifier)
+    assert torch.equal(model.centroids, data.x.flatten(1))
+    assert torch.equal(model.labels, data.y)
+    assert accuracy(model, data.x, data.y) == 1.0
+    assert run.notes == []
+
+
+def test_nearest_neighbor_of_the_first_images_tells_of_classes_without_one(data: TrainingData) -> None:
+    run, settings = training_run(None), settings_from(RECIPES["nearest-neighbor"], ["images=7"])
+    model = RECIPES["nearest-neighbor"].train(data, settings, run)
+    assert isinstance(model, KMeansClassifier)
+    assert torch.equal(model.centroids, data.x[:7].flatten(1))
+    absent = sorted(set(range(10)) - set(data.y[:7].tolist()))
+    assert run.notes == [f"no image of class {', '.join(map(str, absent))}: all its samples are misclassified"]
+    with pytest.raises(ValueError, match=f"images must be at most the {len(data.x)} training images, got 100000"):
+        train("nearest-neighbor", data, "", run, images=100000)
