@@ -6,13 +6,16 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from benchmark.errors import RequestError
 from results.aggregate import UnsoundError
 from results.store import Store, StoreError
+
+if TYPE_CHECKING:
+    from benchmark.reproduce.request import Options
 
 OK, GATE_FAILED, WRONG_REQUEST, INTERRUPTED = 0, 1, 2, 130
 
@@ -171,7 +174,7 @@ def report(
 
 @app.command()
 def reproduce(
-    paper: Annotated[str, typer.Argument(help="Paper by name: clustr, clustering-training.")],
+    paper: Annotated[str, typer.Argument(help="Paper by name: clustr, clustering-training, kmeans.")],
     item: Annotated[
         str | None, typer.Argument(help="Its figure, table or section, such as fig3 or 1; default: all.")
     ] = None,
@@ -188,12 +191,20 @@ def reproduce(
     out: Annotated[
         Path | None, typer.Option(help="Folder of tables, figures and units; the same folder resumes.")
     ] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="kmeans: train and measure again, in the background.")] = False,
+    foreground: Annotated[bool, typer.Option("--foreground", help="With --fresh: here, and wait for it.")] = False,
 ) -> None:
     """Print a paper's numbers beside measured ones, and what of its statements is reproduced."""
+    from benchmark.reproduce import kept_studies
     from benchmark.reproduce import reproduce as reports
     from benchmark.reproduce.request import Options
 
     options = Options(seed or range(5), dataset, data_root, weights, samples, workers)
+    if paper in kept_studies.STUDIES:
+        _reproduce_kept(paper, item, options, out, fresh, foreground)
+        return
+    if fresh or foreground:
+        raise RequestError(f"--fresh and --foreground are for {', '.join(kept_studies.STUDIES)}: {paper} keeps units")
     complete = True
     for prepare in reports(paper, item, out, options):
         with _progress("units") as advance:
@@ -201,6 +212,31 @@ def reproduce(
         print(report.text)
         complete = complete and report.complete
     if not complete:
+        raise typer.Exit(GATE_FAILED)
+
+
+def _reproduce_kept(
+    paper: str, item: str | None, options: "Options", out: Path | None, fresh: bool, foreground: bool
+) -> None:
+    """The studies of a paper whose results are kept."""
+    from benchmark.reproduce import kept_studies
+
+    folder = out or Path("runs") / f"reproduce-{paper}"
+    if foreground and not fresh:
+        raise RequestError("--foreground goes with --fresh")
+    if not fresh:
+        report = kept_studies.from_kept(paper, item)
+    elif foreground:
+        logging.getLogger("model_zoo").setLevel(logging.INFO)
+        with _progress("units") as advance:
+            report = kept_studies.fresh(paper, item, folder, options, advance)
+    else:
+        named = [*([item] if item else []), "--fresh", "--foreground", "--out", str(folder)]
+        named += ["--data-root", str(options.data_root)] if options.data_root else []
+        named += ["--workers", str(options.workers)]
+        report = kept_studies.begin(paper, item, folder, ["reproduce", paper, *named])
+    print(report.text)
+    if not report.complete:
         raise typer.Exit(GATE_FAILED)
 
 

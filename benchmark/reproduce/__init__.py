@@ -9,6 +9,7 @@ from benchmark.errors import RequestError
 from benchmark.reproduce.clustr_fig3_figure import fig3
 from benchmark.reproduce.comparison import compare
 from benchmark.reproduce.items import CLUSTERING_TRAINING, CLUSTR
+from benchmark.reproduce.kept_studies import STUDIES
 from benchmark.reproduce.request import Advance, Experiment, Options, Report, Work, check
 from benchmark.reproduce.training_time_table import TIMES, compare_times
 from results.store import Store
@@ -36,7 +37,7 @@ def reproduce(paper: str, item: str | None, out: Path | None, options: Options) 
     Raises RequestError or StoreError for a wrong request, before any work.
     """
     if paper not in PAPERS:
-        raise RequestError(f"paper must be one of {', '.join(PAPERS)}, got {paper!r}")
+        raise RequestError(f"paper must be one of {', '.join((*PAPERS, *STUDIES))}, got {paper!r}")
     items = PAPERS[paper]
     if item is not None and item not in items:
         raise RequestError(f"item of {paper} must be one of {', '.join(items)}, got {item!r}")

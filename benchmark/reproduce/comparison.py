@@ -72,7 +72,8 @@ def header(table: Table, paper: Paper, subject: Subject, options: Options) -> st
     """The paper, and what differs between its protocol and ours."""
     data = images_of(options)
     if isinstance(data, Dataset):
-        measured = f"{data.name}, the first {options.samples} of {len(data.x)} test images; {training_of(subject)}"
+        of = "validation" if data.name.endswith(":validation") else "test"
+        measured = f"{data.name}, the first {options.samples} of {len(data.x)} {of} images; {training_of(subject)}"
     else:
         measured = f"nothing: {data}"
     published = f"{', '.join(datasets_of(table, paper))}; {paper.backbone}; {PROTOCOLS[table.paper]}"
