@@ -8,7 +8,17 @@ from io import StringIO
 from tabulate import tabulate
 
 from benchmark.reproduce.statements import Measured, View, show_radius
-from benchmark.reproduce.tables import JUDGED, PAPERS, Quantity, Table, base_of, is_clustering, nearest_of
+from benchmark.reproduce.tables import (
+    JUDGED,
+    PAPERS,
+    UNMASKED,
+    Quantity,
+    Table,
+    base_of,
+    has,
+    is_clustering,
+    nearest_of,
+)
 from results.aggregate import Proportion
 from results.claims import Claim, Paper
 
@@ -20,7 +30,7 @@ Cell = Proportion | str
 Cells = dict[tuple[str, str, str, float], Cell]
 """By model, quantity, head and eps."""
 
-HEADS = {PAPERS: "paper's head", JUDGED: "judged head"}
+HEADS = {PAPERS: "paper's head", JUDGED: "judged head", UNMASKED: "unmasked"}
 SAME, UNDEFINED = "same", "–"
 
 
@@ -49,9 +59,11 @@ def lines_of(table: Table, paper: Paper, cells: Cells) -> list[Line]:
                     if _is_about(claim, table, paper, model, eps) and (shown := as_published(claim, quantity.claim))
                 }
                 measured = {head: cells.get((model, quantity.name, head, eps), UNDEFINED) for head in table.heads}
-                sees_all = quantity.attack == "clean" or (PAPERS in quantity.heads and not is_clustering(model))
-                if PAPERS in measured and sees_all:
-                    measured[PAPERS] = SAME
+                for head in measured:
+                    if (quantity.attack == "clean" and head != JUDGED) or (
+                        head in quantity.heads and not has(model, head)
+                    ):
+                        measured[head] = SAME
                 lines.append(Line(model, eps, quantity.name, published, measured))
     return lines
 
@@ -108,7 +120,8 @@ def views_of(table: Table, cells: Cells) -> list[View]:
 def _seen(table: Table, cells: Cells, quantity: Quantity, instead: Quantity, head: str) -> Measured:
     found: dict[tuple[str, float], Proportion | None] = {}
     for model in table.models:
-        name, shown = (quantity.name, head) if is_clustering(model) else (instead.name, JUDGED)
+        name = quantity.name if is_clustering(model) else instead.name
+        shown = head if has(model, head) else JUDGED
         for eps in table.radii:
             cell = cells.get((model, name, shown, eps))
             if cell is not None:

@@ -9,7 +9,7 @@ from benchmark.datasets import DATASETS, Dataset
 from benchmark.plan import plan
 from benchmark.reproduce.compare import NOT_RUN_DATA, NOT_RUN_FAILED, NOT_RUN_WEIGHTS, Cells
 from benchmark.reproduce.request import Advance, Options, images_of
-from benchmark.reproduce.tables import JUDGED, PAPERS, Quantity, Table, base_of, is_clustering, nearest_of
+from benchmark.reproduce.tables import Quantity, Table, base_of, has, is_clustering, nearest_of
 from benchmark.resolve import Request, resolve
 from benchmark.run import run_units
 from model_zoo.registry import zoo_cards
@@ -61,8 +61,8 @@ def _weights(base: str, data: Dataset, folder: Path | None) -> tuple[str, ModelC
 def requests_of(table: Table, subject: Subject, options: Options, norm: str) -> list[Request]:
     """What is to be run through each head; RequestError for what does not load or fit."""
     requests = []
-    for head in (JUDGED, PAPERS):
-        models = [model for model in subject.names if head == JUDGED or is_clustering(model)]
+    for head in table.heads:
+        models = [model for model in subject.names if has(model, head)]
         attacks = [
             quantity.attack
             for quantity in table.quantities
@@ -109,7 +109,7 @@ def measure(
     for model in table.models:
         for quantity in table.quantities:
             for head in quantity.heads:
-                if not applies(quantity, model) or (head == PAPERS and not is_clustering(model)):
+                if not applies(quantity, model) or not has(model, head):
                     continue
                 if model in subject.absent:
                     cells |= {(model, quantity.name, head, eps): subject.absent[model] for eps in table.radii}

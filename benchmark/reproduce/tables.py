@@ -1,13 +1,15 @@
 """What a comparison with a paper's table consists of, as data."""
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from benchmark.config import parse_eps
 from benchmark.reproduce.statements import Statement
 
-JUDGED, PAPERS = "", "scores"
-"""Heads an attack sees: the one that predictions are judged by, and the raw class sums of the papers' evaluation."""
+JUDGED, PAPERS, UNMASKED = "", "scores", "unmasked"
+"""What an attack sees: the head that predictions are judged by, the raw class sums of the papers' evaluation, or the
+judged head without the mask of the D nearest clusters, which hides gradients. All are judged with the mask."""
 
 ORDINARY = frozenset({"nominal", "at-pretraining", "free-at", "pgd-at", "trades", "qtrades"})
 """Networks with a linear last layer: one head, and no Magnet loss to attack."""
@@ -35,6 +37,7 @@ MAGNET100_PUBLISHED = Quantity(
     "Magnet-100, as published", "magnet100-published@step_size=2/255", "magnet100", (PAPERS, JUDGED), "PGD-100"
 )
 AUTOATTACK = Quantity("AutoAttack", "autoattack", "autoattack")
+PGD20_UNMASKED = dataclasses.replace(PGD20, heads=(*PGD20.heads, UNMASKED))
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,8 @@ class Table:
     @property
     def heads(self) -> tuple[str, ...]:
         """Those that some quantity is measured through, the papers' first."""
-        return tuple(head for head in (PAPERS, JUDGED) if any(head in quantity.heads for quantity in self.quantities))
+        used = {head for quantity in self.quantities for head in quantity.heads}
+        return tuple(head for head in (PAPERS, JUDGED, UNMASKED) if head in used)
 
 
 def base_of(model: str) -> str:
@@ -74,6 +78,11 @@ def nearest_of(model: str) -> int | None:
     """D, where the model's options name it."""
     _, found, text = model.partition("nearest=")
     return int(text.partition(",")[0]) if found else None
+
+
+def has(model: str, head: str) -> bool:
+    """Whether a model can be seen through a head that is not simply its judged one."""
+    return {JUDGED: True, PAPERS: is_clustering(model), UNMASKED: nearest_of(model) is not None}[head]
 
 
 def is_clustering(model: str) -> bool:

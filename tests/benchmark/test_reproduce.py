@@ -40,7 +40,7 @@ from benchmark.reproduce.statements import (
     spread_within,
     under,
 )
-from benchmark.reproduce.tables import CLEAN, JUDGED, PGD20, Table
+from benchmark.reproduce.tables import CLEAN, JUDGED, PGD20, UNMASKED, Table
 from benchmark.reproduce.tables import PAPERS as PAPERS_HEAD
 from benchmark.reproduce.training_time import Settings, minutes, timed
 from benchmark.reproduce.training_time_table import TIMES, TimeTable, compare_times
@@ -167,12 +167,14 @@ def test_the_closing_sentence_follows_the_head() -> None:
         cells |= {(model, "clean", JUDGED, EPS): wilson(90, 100)}
         cells |= {(model, "PGD-20", PAPERS_HEAD, EPS): wilson(72 if d == 4 else 70, 100)}
         cells |= {(model, "PGD-20", JUDGED, EPS): wilson(5 * d, 100)}
+        if d:
+            cells |= {(model, "PGD-20", UNMASKED, EPS): wilson(4 * d, 100)}
     cells |= {(rival, "PGD-20", JUDGED, EPS): wilson(50, 100) for rival in ("free-at", "trades")}
     text = " ".join(closing(judged(table.statements, views_of(table, cells))).split())
     reproduced, _, refuted = text.partition(" -- not reproduced: ")
     for statement in ("D = 1 surpasses Free AT and TRADES", "about 20 % of the clusters (D = 4 of 20) is best"):
         assert f"{statement} [PGD-20 (paper's head)]" in reproduced
-        assert f"{statement} [PGD-20 (judged head)]" in refuted
+        assert f"{statement} [PGD-20 (judged head), PGD-20 (unmasked)]" in refuted
     assert "(at most 3.5) [clean, PGD-20 (paper's head)]" in reproduced
     assert "cannot be said" not in text
 
