@@ -173,6 +173,72 @@ def report(
 
 
 @app.command()
+def regress(
+    run: Annotated[Path, typer.Argument(help="Folder of a complete run.")],
+    baseline: Annotated[Path | None, typer.Option(help="Committed file to hold the run against.")] = None,
+    write_baseline: Annotated[Path | None, typer.Option(help="Write that file from this run instead.")] = None,
+    points: Annotated[
+        float | None, typer.Option(help="Loss in percentage points that passes; default 1, with --strict 0.")
+    ] = None,
+    alpha: Annotated[float, typer.Option(help="Level of the one-sided McNemar tests, after Holm's correction.")] = 0.05,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Fixed weights: more than POINTS % newly lost samples fail, untested.")
+    ] = False,
+    rename: Annotated[
+        list[str] | None, typer.Option(help="NEW=OLD: a classifier of the run by its name in the baseline; repeatable.")
+    ] = None,
+    markdown: Annotated[Path | None, typer.Option(help="Also write the outcome here, for a pull request.")] = None,
+    junit: Annotated[Path | None, typer.Option(help="Also write it here, as JUnit XML.")] = None,
+) -> None:
+    """Gate for CI: exit code 1 where a run lost clean or robust accuracy against a committed baseline."""
+    from results import render_regression
+    from results.baseline import baseline_of, parse_renames, read_baseline
+    from results.regression import Gate
+    from results.regression import regress as hold_against
+    from results.store import write_whole
+
+    if (baseline is None) == (write_baseline is None):
+        raise RequestError("give one of --baseline FILE and --write-baseline FILE")
+    if write_baseline is not None and (markdown or junit):
+        raise RequestError("--markdown and --junit go with --baseline")
+    gate = Gate((0.0 if strict else 1.0) if points is None else points, alpha, strict)
+    before = None if baseline is None else read_baseline(baseline)
+    store = Store(run)
+    units = store.read_plan()
+    now = baseline_of(units, store.read(units), parse_renames(rename or []))
+    if write_baseline is not None:
+        write_whole(write_baseline, now.text().encode())
+        names = ", ".join(dict.fromkeys(case.classifier for case in now.cases))
+        print(f"{write_baseline}: {names}; {len(now.cases[0].clean)} samples; commit it")
+    if before is None:
+        return
+    found = hold_against(now, before, gate)
+    for path, form in ((markdown, render_regression.markdown), (junit, render_regression.junit)):
+        if path is not None:
+            write_whole(path, form(found).encode())
+    print(render_regression.terminal(found), end="")
+    if not found.passed:
+        raise typer.Exit(GATE_FAILED)
+
+
+@app.command()
+def verify(
+    run: Annotated[Path, typer.Argument(help="Folder of a run, or a .zip of one.")],
+    device: Device = "auto",
+    data_root: DataRoot = None,
+) -> None:
+    """Judge every saved adversarial example and proof of a run again, from its files; no attack is run."""
+    from benchmark.resolve import choose_device
+    from benchmark.verify import verify as verify_run
+    from results.verification import terminal
+
+    found = verify_run(run, choose_device(device), data_root)
+    print(terminal(found), end="")
+    if not found.verified:
+        raise typer.Exit(GATE_FAILED)
+
+
+@app.command()
 def reproduce(
     paper: Annotated[str, typer.Argument(help="Paper by name: clustr, clustering-training, kmeans.")],
     item: Annotated[

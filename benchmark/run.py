@@ -20,6 +20,7 @@ from benchmark.resolve import Request, choose_device
 from benchmark.runner import Outcome, run_unit
 from model_zoo.registry import LoadedModel, load
 from results.aggregate import standing, verdicts_by_sample
+from results.checksums import remove_sums, write_sums
 from results.curves import Curve, curves, radii_csv
 from results.leaderboard import Row, check_sound, classifier_of, leaderboard
 from results.records import UnitRecord, WorkUnit, certified_samples
@@ -118,12 +119,13 @@ def run_units(
     data_root: Path | None,
     advance: Callable[[int, int], Advance],
 ) -> Report:
-    """Carry out the pending units, verifiers first, and write the leaderboard into the run's folder.
+    """Carry out the pending units, verifiers first, and write leaderboard and checksums into the run's folder.
 
     Of `config` the data set, device, workers and batch size count. `advance(total, done)` is called once and returns
     what is called after each unit. Raises UnsoundError, with both pieces of evidence, as soon as a sample is broken
     and certified, also by records that were there before.
     """
+    remove_sums(store.folder)
     store.write_plan(units)
     records = store.read(units)
     check_sound(records)
@@ -148,8 +150,9 @@ def run_units(
                 about = classifier_of(outcome.record.unit)
                 check_sound([record for record in records if classifier_of(record.unit) == about])
             tick()
-    rows = write_leaderboard(units, store)
-    return Report(rows, failures, write_radii(units, store))
+    report = Report(write_leaderboard(units, store), failures, write_radii(units, store))
+    write_sums(store.folder)
+    return report
 
 
 def write_leaderboard(units: Sequence[WorkUnit], store: Store) -> list[Row]:

@@ -61,6 +61,26 @@ def pair(first: Mapping[int, bool], second: Mapping[int, bool]) -> Pair:
     return Pair(n, kept, lost, (kept - lost) / n, center - half, center + half, p)
 
 
+def p_of_loss(found: Pair) -> float:
+    """The exact McNemar test against a loss: how often a fair coin would lose as many of the samples that differ."""
+    apart = found.kept + found.lost
+    return float(binomtest(found.lost, apart, alternative="greater").pvalue) if apart else 1.0
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """Each p adjusted for all of them (Holm 1979): rejecting those at most alpha errs once or more with at most alpha.
+
+    The smallest of m counts m times, the next m - 1 times, and so on, and none less than a smaller one. This holds
+    however the tests depend on one another.
+    """
+    adjusted = [1.0] * len(ps)
+    floor = 0.0
+    for place, index in enumerate(sorted(range(len(ps)), key=lambda i: ps[i])):
+        floor = max(floor, min(1.0, (len(ps) - place) * ps[index]))
+        adjusted[index] = floor
+    return adjusted
+
+
 def compare(units: Sequence[WorkUnit], records: Iterable[UnitRecord], against: str) -> list[Comparison]:
     """Every classifier of a finished run against one of them, under each threat, in the order of the plan.
 

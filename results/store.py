@@ -71,7 +71,7 @@ class Store:
             raise StoreError(f"--out {self.folder} exists and is not a run folder; choose another folder")
         else:
             self._make_units()
-            write_whole(marker, json.dumps(wanted, indent=2, sort_keys=True).encode())
+            write_whole(marker, run_text(wanted))
         self._make_units()
 
     def _half_made(self) -> bool:
@@ -102,8 +102,7 @@ class Store:
 
     def write_plan(self, units: Iterable[WorkUnit]) -> None:
         """Keep the planned units, so that the run can be reported without its models and data."""
-        plan = [unit.model_dump(mode="json") for unit in units]
-        write_whole(self.folder / "plan.json", json.dumps(plan, indent=1).encode())
+        write_whole(self.folder / "plan.json", plan_text(units))
 
     def read_plan(self) -> list[WorkUnit]:
         """The units of the last plan; StoreError when there is none."""
@@ -124,7 +123,7 @@ class Store:
             write_whole(self.units / f"{record.key}.safetensors", adversarial)
         if proofs is not None:
             write_whole(self.units / f"{record.key}.proofs.safetensors", proofs)
-        write_whole(self.units / f"{record.key}.json", record.model_dump_json(indent=1).encode())
+        write_whole(self.units / f"{record.key}.json", record_text(record))
 
     def read(self, units: Iterable[WorkUnit]) -> list[UnitRecord]:
         """The records of those units that are done; StoreError names a damaged file."""
@@ -152,6 +151,21 @@ class Store:
         if record.key != key:
             raise StoreError(f"{path} holds the record of another unit; remove it to run its unit again")
         return record
+
+
+def run_text(description: Mapping[str, Any]) -> bytes:
+    """The bytes of run.json."""
+    return json.dumps(description, indent=2, sort_keys=True).encode()
+
+
+def plan_text(units: Iterable[WorkUnit]) -> bytes:
+    """The bytes of plan.json."""
+    return json.dumps([unit.model_dump(mode="json") for unit in units], indent=1).encode()
+
+
+def record_text(record: UnitRecord) -> bytes:
+    """The bytes of a record's file."""
+    return record.model_dump_json(indent=1).encode()
 
 
 def _arrays(path: Path, sha256: str | None) -> dict[str, NDArray[Any]]:

@@ -22,7 +22,7 @@ D_VARIED = (*(f"clustr-qtrades@nearest={d}" for d in (1, 2, 4, 6, 10, 14)), "clu
 _ALL_CLUSTERS = "the study counts the D = 10 nearest of 20 clusters in its QTRADES models; here all clusters count."
 
 _MASKED = (
-    "a cluster that is not among the D nearest has no gradient: with small D, PGD on the judged head is blind, and what "
+    "a cluster that is not among the D nearest has no gradient: with small D, PGD on the judged head is blind: what "
     "stands under it is not robustness. Unmasked: the attack sees all clusters, success is judged with D."
 )
 
