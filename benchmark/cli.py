@@ -1,16 +1,16 @@
 """The `bench` command: verbs only; they parse, call and choose the exit code."""
 
+import dataclasses
 import logging
 import shlex
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from benchmark.errors import RequestError
+from benchmark.progress import epoch_bars, units_bar
 from results.aggregate import UnsoundError
 from results.store import Store, StoreError
 
@@ -86,7 +86,7 @@ def run(
     checked = build_config(content, overrides)
     request = resolve(checked, data_root)
     store = Store(out or Path("runs") / f"{Path(name).stem}-{checked.fingerprint()}")
-    with store.opened(checked.identity()), _progress("units") as advance:
+    with store.opened(checked.identity()), units_bar("units") as advance:
         report = run_request(request, store, data_root, advance)
     print(terminal(report.rows))
     if report.curves:
@@ -123,7 +123,7 @@ def train(
         ["bench", "train", recipe, "--dataset", dataset, "--seed", str(seed)]
         + [part for assignment in assignments for part in ("--set", assignment)]
     )
-    with _bars() as progress:
+    with epoch_bars() as progress:
         card = train_recipe(
             recipe,
             dataset,
@@ -265,7 +265,7 @@ def reproduce(
     from benchmark.reproduce import reproduce as reports
     from benchmark.reproduce.request import Options
 
-    options = Options(seed or range(5), dataset, data_root, weights, samples, workers)
+    options = Options(tuple(seed or range(5)), dataset, data_root, weights, samples, workers)
     if paper in kept_studies.STUDIES:
         _reproduce_kept(paper, item, options, out, fresh, foreground)
         return
@@ -273,7 +273,7 @@ def reproduce(
         raise RequestError(f"--fresh and --foreground are for {', '.join(kept_studies.STUDIES)}: {paper} keeps units")
     complete = True
     for prepare in reports(paper, item, out, options):
-        with _progress("units") as advance:
+        with units_bar("units") as advance:
             report = prepare(advance)
         print(report.text)
         complete = complete and report.complete
@@ -288,19 +288,25 @@ def _reproduce_kept(
     from benchmark.reproduce import kept_studies
 
     folder = out or Path("runs") / f"reproduce-{paper}"
+    if dataclasses.replace(options, data_root=None, workers=0) != type(options)():
+        raise RequestError(
+            f"--dataset, --weights, --samples and --seed do not go with {paper}: its studies name theirs"
+        )
+    if not fresh and (out or options.data_root or options.workers):
+        raise RequestError("--out, --data-root and --workers go with --fresh: kept results are only printed")
     if foreground and not fresh:
         raise RequestError("--foreground goes with --fresh")
     if not fresh:
         report = kept_studies.from_kept(paper, item)
     elif foreground:
         logging.getLogger("model_zoo").setLevel(logging.INFO)
-        with _progress("units") as advance:
+        with units_bar("units") as advance:
             report = kept_studies.fresh(paper, item, folder, options, advance)
     else:
         named = [*([item] if item else []), "--fresh", "--foreground", "--out", str(folder)]
         named += ["--data-root", str(options.data_root)] if options.data_root else []
         named += ["--workers", str(options.workers)]
-        report = kept_studies.begin(paper, item, folder, ["reproduce", paper, *named])
+        report = kept_studies.begin(paper, item, folder, options, ["reproduce", paper, *named])
     print(report.text)
     if not report.complete:
         raise typer.Exit(GATE_FAILED)
@@ -363,41 +369,6 @@ def _other(error: Exception) -> int:
 
 def _say(text: str) -> None:
     print(text, file=sys.stderr)
-
-
-@contextmanager
-def _progress(what: str) -> Iterator[Callable[[int, int], Callable[[], None]]]:
-    """A progress bar on a terminal; elsewhere the log lines of the runner are progress enough."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda total, done: lambda: None
-        return
-    logging.getLogger("benchmark").setLevel(logging.ERROR)
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
-
-        def advance(total: int, done: int) -> Callable[[], None]:
-            task = bar.add_task(what, total=total, completed=done)
-            return lambda: bar.advance(task)
-
-        yield advance
-
-
-@contextmanager
-def _bars() -> Iterator[Callable[[Any, str], Any]]:
-    """A bar an epoch on a terminal, plain iteration elsewhere."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda steps, _: steps
-        return
-    with Progress(console=console, transient=True) as bar:
-        yield lambda steps, description: bar.track(list(steps), description=description)
 
 
 if __name__ == "__main__":

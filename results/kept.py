@@ -6,10 +6,13 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from results.records import PROTOCOL
+from results.store import StoreError
+
 FOLDER = Path(__file__).parent / "kept"
 
 
-class KeptError(ValueError):
+class KeptError(StoreError):
     """A file of kept results that is missing or wrong; the message is one line and names the file."""
 
 
@@ -87,14 +90,17 @@ class Kept(BaseModel):
 
 
 def read_kept(path: Path) -> Kept:
-    """A file of kept results, checked."""
+    """A file of kept results, checked; KeptError for one that is damaged or of another protocol than this version's."""
     try:
-        return Kept.model_validate(json.loads(path.read_text(encoding="utf-8")))
+        kept = Kept.model_validate(json.loads(path.read_text(encoding="utf-8")))
     except ValidationError as error:
         first = error.errors()[0]
         raise KeptError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
     except (OSError, ValueError) as error:
         raise KeptError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
+    if kept.protocol != PROTOCOL:
+        raise KeptError(f"{path} was made under protocol {kept.protocol}, this version judges by {PROTOCOL}")
+    return kept
 
 
 def shipped(paper: str) -> Kept | None:

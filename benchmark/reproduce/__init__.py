@@ -1,7 +1,6 @@
 """Experiments of papers, run again: `bench reproduce PAPER [ITEM]`."""
 
 import functools
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from benchmark.reproduce.clustr_fig3_figure import fig3
 from benchmark.reproduce.comparison import compare
 from benchmark.reproduce.items import CLUSTERING_TRAINING, CLUSTR
 from benchmark.reproduce.kept_studies import STUDIES
-from benchmark.reproduce.request import Advance, Experiment, Options, Report, Work, check
+from benchmark.reproduce.request import Advance, Experiment, Options, Report, Work, check, make_folder
 from benchmark.reproduce.training_time_table import TIMES, compare_times
 from results.store import Store
 
@@ -53,11 +52,6 @@ def reproduce(paper: str, item: str | None, out: Path | None, options: Options) 
 
 
 def _prepare(work: Work, folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise RequestError(f"--out {folder} cannot be written: {error.strerror}; choose another folder") from None
+    make_folder(folder)
     if work.identity is not None:
         Store(folder).open_for(work.identity)

@@ -4,13 +4,14 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from benchmark import datasets
 from benchmark.errors import RequestError
 from benchmark.reproduce import background, study_report
 from benchmark.reproduce.kmeans_studies import KMEANS
-from benchmark.reproduce.request import Advance, Options, Report
+from benchmark.reproduce.request import Advance, Options, Report, make_folder
 from benchmark.reproduce.studies import Study, make, merged
 from results.claims import Paper, load_claims
-from results.kept import Kept, KeptError, read_kept, shipped
+from results.kept import Kept, read_kept, shipped
 from results.records import PROTOCOL
 from results.store import write_whole
 
@@ -33,10 +34,7 @@ def chosen(paper: str, item: str | None) -> list[Study]:
 def from_kept(paper: str, item: str | None) -> Report:
     """The tables, from the results that ship."""
     studies = chosen(paper, item)
-    try:
-        kept = shipped(paper)
-    except KeptError as error:
-        raise RequestError(str(error)) from None
+    kept = shipped(paper)
     again = f"bench reproduce {paper}{f' {item}' if item else ''} --fresh"
     about = f"From kept results; `{again}` makes them again, in hours."
     return Report(_text(paper, studies, kept or NONE, about), complete=True)
@@ -45,7 +43,7 @@ def from_kept(paper: str, item: str | None) -> Report:
 def fresh(paper: str, item: str | None, folder: Path, options: Options, advance: Advance) -> Report:
     """Train and measure what is not done yet in `folder`, study by study, keeping what is there after each."""
     studies = chosen(paper, item)
-    folder.mkdir(parents=True, exist_ok=True)
+    check(studies, folder, options)
     path = folder / RESULTS
     failures: list[str] = []
     with background.working(folder) as told:
@@ -59,12 +57,12 @@ def fresh(paper: str, item: str | None, folder: Path, options: Options, advance:
     return Report("\n".join([text, *(f"failed: {failure}" for failure in failures)]), complete=not failures)
 
 
-def begin(paper: str, item: str | None, folder: Path, arguments: Sequence[str]) -> Report:
+def begin(paper: str, item: str | None, folder: Path, options: Options, arguments: Sequence[str]) -> Report:
     """`fresh` in the background; the tables where all of it is done already, how far it is where it is running."""
     studies = chosen(paper, item)
-    folder.mkdir(parents=True, exist_ok=True)
     if background.is_running(folder):
         return Report(f"running: {background.progress(folder)}")
+    check(studies, folder, options)
     path = folder / RESULTS
     if path.exists() and all(study_report.complete(study, read_kept(path)) for study in studies):
         return Report(_text(paper, studies, read_kept(path), f"Results: {path}"))
@@ -73,6 +71,15 @@ def begin(paper: str, item: str | None, folder: Path, arguments: Sequence[str]) 
         f"begun as process {number}; the same command tells how far it is, and prints the tables at the end\n"
         f"log: {folder / background.LOG}; stop it: kill {number}; what is done stays done"
     )
+
+
+def check(studies: Sequence[Study], folder: Path, options: Options) -> None:
+    """RequestError, one line, for a folder that cannot be written to, or data that a study needs and are not there."""
+    if options.workers < 0:
+        raise RequestError(f"workers must be at least 0 (0: one a core), got {options.workers}")
+    for dataset in dict.fromkeys(training.dataset for study in studies for training in study.trainings):
+        datasets.load(dataset, options.data_root, "train")
+    make_folder(folder)
 
 
 def _text(paper_name: str, studies: Sequence[Study], kept: Kept, about: str) -> str:

@@ -1,6 +1,7 @@
 """What is asked of `bench reproduce`, checked before any work."""
 
 import functools
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +63,16 @@ def check(options: Options) -> None:
     data = images_of(options)
     if isinstance(data, Dataset) and options.samples > len(data.x):
         raise RequestError(f"samples: {data.name} has {len(data.x)} test images, got {options.samples}")
+
+
+def make_folder(folder: Path) -> None:
+    """The folder, made and tried; RequestError where it cannot be written to."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise RequestError(f"--out {folder} cannot be written: {error.strerror}; choose another folder") from None
 
 
 def identity(paper: str, item: str, options: Options) -> dict[str, Any]:

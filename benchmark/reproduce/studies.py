@@ -142,7 +142,7 @@ def make(
 
 
 def merged(results: Iterable[Kept]) -> Kept:
-    """Results of several studies as one; what two of them hold is there once."""
+    """Results of several studies as one, later ones before earlier ones; what two of them hold is there once."""
     models: dict[str, KeptModel] = {}
     measured: dict[tuple[str, str, str, float, int], KeptMeasurement] = {}
     radii: dict[tuple[str, str, str, int], KeptRadii] = {}
@@ -151,8 +151,9 @@ def merged(results: Iterable[Kept]) -> Kept:
         for one in kept.measured:
             about = (one.model, one.attack, one.norm, one.eps, one.n)
             earlier = measured.get(about)
-            if earlier is None or earlier.missed is None:  # known only where `exact` was run beside it
-                measured[about] = one
+            if earlier is not None and one.missed is None and earlier.stands == one.stands:
+                continue  # `missed` is known only where `exact` was run beside it
+            measured[about] = one
         radii |= {(one.model, one.attack, one.norm, one.n): one for one in kept.radii}
     return Kept(
         protocol=PROTOCOL,

@@ -195,7 +195,7 @@ def _denied(found: Sequence[KeptMeasurement | None]) -> str:
     """The share of the samples left standing that an exact verifier breaks."""
     shares = []
     for one in found:
-        if one is None or one.missed is None:
+        if one is None or one.missed is None or not one.stands:
             return "–"
-        shares.append(100 * one.missed / one.stands if one.stands else float("nan"))
+        shares.append(100 * one.missed / one.stands)
     return f"{statistics.mean(shares):.1f} %"

@@ -1,5 +1,6 @@
 """Trainings as data: what a study trains, on which surrogate, and where its weights lie."""
 
+import dataclasses
 import hashlib
 import json
 import logging
@@ -11,7 +12,9 @@ from typing import Any
 
 import torch
 
+from benchmark.errors import RequestError
 from benchmark.training import train
+from model_zoo.recipes.registry import RECIPES, settings_from
 from model_zoo.weights import ModelCard, card_path, read_card
 
 logger = logging.getLogger(__name__)
@@ -76,9 +79,13 @@ def in_order(trainings: Iterable[Training]) -> Iterator[Training]:
 
 
 def carry_out(training: Training, folder: Path, data_root: Path | None, device: torch.device) -> ModelCard:
-    """Train what is not there yet; a training that was stopped goes on from its checkpoint."""
+    """Train what is not there yet; a training that was stopped goes on from its checkpoint.
+
+    RequestError for weights that were trained with other settings, as when a recipe's defaults have changed since.
+    """
     card = training.card(folder)
     if card is not None:
+        _check(training, card, folder)
         return card
     logger.info("training %s: %s", training.key, training.command(folder))
     return train(
@@ -92,3 +99,13 @@ def carry_out(training: Training, folder: Path, data_root: Path | None, device: 
         command=training.command(folder),
         progress=lambda steps, _: steps,
     )
+
+
+def _check(training: Training, card: ModelCard, folder: Path) -> None:
+    wanted = dataclasses.asdict(settings_from(RECIPES[training.recipe], training.assignments(folder)))
+    for name, value in wanted.items():
+        if card.settings.get(name) != value:
+            raise RequestError(
+                f"{training.weights(folder)} was trained with {name}={card.settings.get(name)}, wanted is {value}: "
+                "remove it and its card, or give another --out"
+            )

@@ -60,6 +60,7 @@ from jaxtyping import Float, Int
 from sklearn.cluster import KMeans
 from torch import Tensor, nn
 
+from model_zoo.clusters import pairwise_squared_distances
 from model_zoo.kmeans import KMeansClassifier
 from model_zoo.magnet import fit_variance
 from model_zoo.recipes.data import TrainingData
@@ -102,7 +103,7 @@ def train(data: TrainingData, settings: Settings, run: TrainingRun) -> KMeansCla
 
     def one_epoch(epoch: int) -> dict[str, float]:
         if epoch == 0:
-            state.put(class_means(data, settings, run.seed))
+            state.put(centroids_by_class(data, settings, run.seed))
         log = LossLog(epoch * steps, every=1 if run.device.type == "cpu" else 50)
         batches = list(shuffled_batches(len(data.x), settings.batch_size, run.generator(STAGE, epoch)))
         for step, batch in enumerate(run.progress(batches, f"{STAGE} {epoch + 1}/{settings.epochs}")):
@@ -127,7 +128,7 @@ def train(data: TrainingData, settings: Settings, run: TrainingRun) -> KMeansCla
         f"the closed form proves {100 * reached:.1f} % of {len(data.x_val)} validation images at {settings.norm} "
         f"{settings.eps:.3g}; the exact share is higher"
     )
-    nearest = torch.cat([squared_distances(x, rounded).argmin(dim=1) for x in data.x.flatten(1).split(_PART)])
+    nearest = torch.cat([pairwise_squared_distances(x, rounded).argmin(dim=1) for x in data.x.flatten(1).split(_PART)])
     unused = len(labels) - len(nearest.unique())
     if unused:
         run.notes.append(f"{unused} of {len(labels)} prototypes are the nearest of no training image")
@@ -135,7 +136,7 @@ def train(data: TrainingData, settings: Settings, run: TrainingRun) -> KMeansCla
     return KMeansClassifier(rounded, labels, data.num_classes, variance).to(run.device)
 
 
-def class_means(data: TrainingData, settings: Settings, seed: int) -> Float[Tensor, "k d"]:
+def centroids_by_class(data: TrainingData, settings: Settings, seed: int) -> Float[Tensor, "k d"]:
     """Each class's centroids by k-means, class by class."""
     x, y = data.x.flatten(1).cpu().numpy(), data.y.cpu().numpy()
     centers = []
@@ -143,12 +144,6 @@ def class_means(data: TrainingData, settings: Settings, seed: int) -> Float[Tens
         kmeans = KMeans(settings.prototypes, n_init=1, max_iter=settings.iterations, random_state=seed)
         centers.append(kmeans.fit(x[y == c]).cluster_centers_)
     return torch.from_numpy(np.concatenate(centers)).float().clamp(0, 1).to(data.x.device)
-
-
-def squared_distances(x: Float[Tensor, "n d"], prototypes: Float[Tensor, "k d"]) -> Float[Tensor, "n k"]:
-    """||x - c||^2, in float32 on every device."""
-    with torch.autocast(x.device.type, enabled=False):
-        return x.square().sum(dim=1, keepdim=True) + prototypes.square().sum(dim=1) - 2.0 * x @ prototypes.T
 
 
 @dataclass(frozen=True)
@@ -174,7 +169,7 @@ class Margins:
         lengths: Float[Tensor, "k k"],
     ) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:
         """The own prototype and the rival that r(x) stands on, by these dual lengths."""
-        squared = squared_distances(x, prototypes)
+        squared = pairwise_squared_distances(x, prototypes)
         members = len(prototypes) // self.num_classes
         of_class = members * y[:, None] + torch.arange(members, device=y.device)
         own, rivals = min(self.own, members), min(self.rivals, len(prototypes) - members)
@@ -205,7 +200,7 @@ def validation(data: TrainingData, settings: Settings, prototypes: Float[Tensor,
     lengths = against_all.dual_lengths(prototypes)
     correct, proven = 0, 0
     for x, y in zip(data.x_val.flatten(1).split(_PART), data.y_val.split(_PART), strict=True):
-        nearest = squared_distances(x, prototypes).argmin(dim=1)
+        nearest = pairwise_squared_distances(x, prototypes).argmin(dim=1)
         correct += int((nearest // (len(prototypes) // data.num_classes) == y).sum())
         radii = against_all.radii(x, prototypes, *against_all.worst_pairs(x, y, prototypes, lengths))
         proven += int((radii > settings.eps).sum())

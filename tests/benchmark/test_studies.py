@@ -14,7 +14,7 @@ from benchmark.reproduce import background, kept_studies, study_report
 from benchmark.reproduce.kmeans_studies import KMEANS, training
 from benchmark.reproduce.request import Options
 from benchmark.reproduce.studies import Line, Measure, Study, make, merged
-from benchmark.reproduce.trainings import in_order
+from benchmark.reproduce.trainings import carry_out, in_order
 from model_zoo.registry import load
 from results.claims import load_claims
 from results.kept import Kept, KeptError, KeptMeasurement, KeptModel, read_kept
@@ -111,10 +111,10 @@ def test_kept_results_survive_the_file_and_tell_the_same_table(made: tuple[Path,
     assert merged([read]).text() == merged([kept]).text()
     assert study_report.table(STUDY, read, paper) == study_report.table(STUDY, kept, paper)
     assert study_report.complete(STUDY, read)
-    assert not study_report.complete(STUDY, dataclasses_without(read))
+    assert not study_report.complete(STUDY, without_exact(read))
 
 
-def dataclasses_without(kept: Kept) -> Kept:
+def without_exact(kept: Kept) -> Kept:
     return kept.model_copy(update={"measured": tuple(one for one in kept.measured if one.attack != "exact")})
 
 
@@ -186,6 +186,33 @@ def test_a_damaged_file_of_kept_results_is_named(tmp_path: Path, content: str, s
     assert "\n" not in str(error.value)
 
 
+def test_what_is_measured_anew_replaces_what_was_kept() -> None:
+    older, newer = known(PLAIN.key, 0.9, 48, 24, 24), known(PLAIN.key, 0.9, 30, 10, 20)
+    alone = newer.model_copy(update={"measured": (newer.measured[0].model_copy(update={"missed": None}),)})
+    for kept, stands, missed in ((newer, 30, 10), (alone, 30, None)):
+        found = {one.attack: one for one in merged([older, kept]).measured}[TRANSFER.name]
+        assert (found.stands, found.missed) == (stands, missed)
+    again = older.model_copy(update={"measured": (older.measured[0].model_copy(update={"missed": None}),)})
+    assert {one.attack: one for one in merged([older, again]).measured}[TRANSFER.name].missed == 24
+
+
+def test_kept_results_of_another_protocol_are_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "kept.json"
+    path.write_text(Kept(protocol=PROTOCOL + 1).text(), encoding="utf-8")
+    with pytest.raises(KeptError, match=f"protocol {PROTOCOL + 1}"):
+        read_kept(path)
+
+
+def test_weights_of_other_settings_are_not_taken_for_a_training(made: tuple[Path, Kept], tmp_path: Path) -> None:
+    folder, _ = made
+    for path in (PLAIN.weights(folder), PLAIN.weights(folder).with_suffix(".json")):
+        target = tmp_path / "trained" / path.name
+        target.parent.mkdir(exist_ok=True)
+        target.write_bytes(path.read_bytes().replace(b'"clusters": 30,\n    "it', b'"clusters": 31,\n    "it'))
+    with pytest.raises(RequestError, match="clusters=31, wanted is 30"):
+        carry_out(PLAIN, tmp_path, None, torch.device("cpu"))
+
+
 def test_fresh_keeps_results_after_each_study(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("CLUSTRBENCH_ADVERSARIAL_SETS", str(tmp_path / "sets"))
     only_plain = dataclasses.replace(STUDY, lines=STUDY.lines[:1], measures=(EXACT,))
@@ -194,11 +221,11 @@ def test_fresh_keeps_results_after_each_study(monkeypatch: pytest.MonkeyPatch, t
     assert report.complete
     assert "two models on digits" in report.text
     assert study_report.complete(only_plain, read_kept(tmp_path / "run" / kept_studies.RESULTS))
-    done = kept_studies.begin("kmeans", "tiny", tmp_path / "run", ["never", "started"])
+    done = kept_studies.begin("kmeans", "tiny", tmp_path / "run", Options(), ["never", "started"])
     assert "two models on digits" in done.text
     with background.working(tmp_path / "run") as told:
         told("a thing")
-        assert "a thing" in kept_studies.begin("kmeans", "tiny", tmp_path / "run", ["never"]).text
+        assert "a thing" in kept_studies.begin("kmeans", "tiny", tmp_path / "run", Options(), ["never"]).text
         with pytest.raises(RequestError, match="in use"), background.working(tmp_path / "run"):
             pass
 
@@ -219,6 +246,9 @@ def test_the_command_prints_kept_results_and_refuses_what_it_does_not_know(bench
     for arguments, said in (
         (("kmeans", "nothing"), "item of kmeans must be one of"),
         (("kmeans", "--foreground"), "--foreground goes with --fresh"),
+        (("kmeans", "--samples", "50"), "do not go with kmeans"),
+        (("kmeans", "--out", "elsewhere"), "go with --fresh"),
+        (("kmeans", "transfer", "--fresh", "--data-root", "nowhere", "--workers", "-1"), "workers must be at least 0"),
         (("clustr", "1", "--fresh"), "--fresh"),
         (("nobody",), "paper must be one of clustr, clustering-training, kmeans"),
     ):
