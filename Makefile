@@ -12,7 +12,7 @@ bench: $(INSTALLED)
 	$(BIN)/bench run
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check .
