@@ -149,7 +149,8 @@ def _labels(data: TrainingData, settings: Settings, surrogate: LoadedModel) -> s
 
 
 def _wanted(data: TrainingData, settings: Settings, surrogate: LoadedModel, eps: float, seed: int) -> AdversarialSet:
-    default = CRAFTINGS[settings.attack].default_step(eps, settings.attack_iterations)
+    crafting = CRAFTINGS[settings.attack]
+    default = crafting.default_step(eps, settings.attack_iterations)
     return AdversarialSet(
         surrogate=surrogate.sha256,
         data_sha256=data.sha256,
@@ -159,7 +160,7 @@ def _wanted(data: TrainingData, settings: Settings, surrogate: LoadedModel, eps:
         eps=eps,
         step_size=settings.step_size or default,
         iterations=settings.attack_iterations,
-        seed=seed,
+        seed=seed if crafting.random_start else 0,  # one set for all seeds where nothing is random
     )
 
 

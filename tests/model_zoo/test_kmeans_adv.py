@@ -19,6 +19,7 @@ from model_zoo.architectures import build
 from model_zoo.errors import ModelError
 from model_zoo.kmeans import KMeansClassifier
 from model_zoo.recipes import kmeans
+from model_zoo.recipes.adversarial_set import FOLDER_VARIABLE
 from model_zoo.recipes.data import TrainingData, hold_out
 from model_zoo.recipes.kmeans_adv import Settings, mixture, thinned, train
 from model_zoo.recipes.loop import Progress, TrainingRun
@@ -132,6 +133,16 @@ def test_carried_fresh_incremental_and_full_strength_differ(data: TrainingData, 
     ]
     assert torch.equal(found[2], found[3])  # without carrying, the last step alone counts: full strength in both
     assert all(not torch.equal(found[i], found[j]) for i, j in ((0, 1), (0, 2), (1, 2)))
+
+
+@pytest.mark.parametrize(("attack", "sets"), [("i-fgsm", 1), ("pgd", 2)])
+def test_another_seed_makes_another_set_only_where_the_attack_is_random(
+    attack: str, sets: int, data: TrainingData, surrogate: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
+    for seed in (0, 1):
+        train(data, small(surrogate, beta=1, iterations=1, attack=attack), training_run(seed=seed))
+    assert len(list(tmp_path.iterdir())) == sets
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.1, 0.25, 1 / 3, 0.5, 2 / 3, 0.9, 1.0])
