@@ -83,12 +83,31 @@ def configs() -> Catalogue:
     return ("configuration", "what it is"), lines
 
 
+def claims() -> Catalogue:
+    """Sources of published numbers."""
+    from results.claims import load_claims, papers
+    from results.published import numbers_of
+    from results.robustbench import NAME, load_robustbench
+
+    lines: Lines = []
+    for name in papers():
+        paper = load_claims(name)
+        numbers = sum(len(numbers_of(name, paper, claim)) for claim in paper.claims)
+        on = ", ".join(dict.fromkeys(claim.dataset for claim in paper.claims))
+        lines.append((name, f"{paper.title} ({paper.source})", str(numbers), on or "–"))
+    source = load_robustbench()
+    reported = sum(entry.reported is not None for entry in source.entries)
+    lines.append((NAME, f"{source.title} ({source.source})", str(reported), ", ".join(source.samples)))
+    return ("paper", "what it is", "numbers", "data sets"), lines
+
+
 CATALOGUES: dict[str, Callable[[], Catalogue]] = {
     "models": models,
     "attacks": attacks,
     "datasets": datasets,
     "recipes": recipes,
     "configs": configs,
+    "claims": claims,
 }
 
 

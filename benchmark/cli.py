@@ -12,6 +12,7 @@ import typer
 from benchmark.errors import RequestError
 from benchmark.progress import epoch_bars, units_bar
 from results.aggregate import UnsoundError
+from results.claims import ClaimsError
 from results.store import Store, StoreError
 
 if TYPE_CHECKING:
@@ -239,6 +240,42 @@ def verify(
 
 
 @app.command()
+def claims(
+    run: Annotated[
+        list[Path] | None, typer.Argument(help="Folders of complete runs; default: the results that ship.")
+    ] = None,
+    paper: Annotated[
+        list[str] | None, typer.Option(help="Of one source alone, see bench list claims; repeatable.")
+    ] = None,
+    file: Annotated[Path | None, typer.Option(help="Your own YAML of claims instead of those that ship.")] = None,
+    form: Annotated[str, typer.Option("--format", help="terminal, md, csv or json.")] = "terminal",
+    figure: Annotated[
+        Path | None, typer.Option(help="Also draw reported against AutoAttack numbers here: .png or .svg.")
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with 1 where a claim is refuted or rests on a weaker protocol.")
+    ] = False,
+) -> None:
+    """Hold published numbers against measured ones: upheld, refuted, weaker protocol, not comparable."""
+    from benchmark.claims import hold
+    from results.plots_claims import SUFFIXES, draw
+    from results.render_claims import FORMATS
+
+    if form not in FORMATS:
+        raise RequestError(f"format must be one of {', '.join(FORMATS)}, got {form!r}")
+    if figure is not None and figure.suffix not in SUFFIXES:
+        raise RequestError(f"--figure must end in {' or '.join(SUFFIXES)}, got {str(figure)!r}")
+    if figure is not None and not figure.parent.is_dir():
+        raise RequestError(f"--figure {figure} cannot be written: there is no folder {figure.parent}")
+    held = hold(run or [], paper or [], file)
+    if figure is not None:
+        draw(held, figure)
+    print(FORMATS[form](held), end="")
+    if strict and held.failed:
+        raise typer.Exit(GATE_FAILED)
+
+
+@app.command()
 def reproduce(
     paper: Annotated[str, typer.Argument(help="Paper by name: clustr, clustering-training, kmeans.")],
     item: Annotated[
@@ -314,7 +351,7 @@ def _reproduce_kept(
 
 @app.command(name="list")
 def list_(
-    what: Annotated[str, typer.Argument(help="models, attacks, datasets, recipes or configs.")],
+    what: Annotated[str, typer.Argument(help="models, attacks, datasets, recipes, configs or claims.")],
 ) -> None:
     """List what has a name."""
     from benchmark import catalogue
@@ -339,7 +376,7 @@ def main() -> None:
     except FloatingPointError as error:
         _say(f"training stopped: {error}")
         sys.exit(GATE_FAILED)
-    except (RequestError, StoreError) as error:
+    except (RequestError, StoreError, ClaimsError) as error:
         _say(f"error: {error}")
         sys.exit(WRONG_REQUEST)
     except Exception as error:

@@ -2,12 +2,14 @@
 
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 FOLDER = Path(__file__).parent / "claims"
+
+Content = TypeVar("Content", bound=BaseModel)
 
 
 class ClaimsError(ValueError):
@@ -71,6 +73,7 @@ PERCENTAGES = tuple(
 class Paper(BaseModel):
     """A source, its protocol as far as it is known, and its claims.
 
+    `samples` is how many test images its numbers are taken on, `backbone` its network; None where it states none.
     `training_minutes_on_a_gtx_1080ti` holds minutes by data set and model; `further_claims` are sentences.
     """
 
@@ -80,8 +83,9 @@ class Paper(BaseModel):
     source: str
     backbone: str | None = None
     setting: str | None = None
+    samples: Annotated[int, Field(ge=1)] | None = None
     eps: Radius | None = None
-    norm: str | None = None
+    norm: Literal["linf", "l2", "l1"] | None = None
     claims: tuple[Claim, ...]
     further_claims: tuple[str, ...] = ()
     training_minutes_on_a_gtx_1080ti: dict[str, dict[str, Annotated[float, Field(gt=0)]]] = {}
@@ -94,8 +98,8 @@ class Paper(BaseModel):
 
 
 def papers() -> tuple[str, ...]:
-    """The papers with claims, by name."""
-    return tuple(sorted(path.stem for path in FOLDER.glob("*.yaml")))
+    """The papers with claims, by name; RobustBench's leaderboards have a form of their own (`results.robustbench`)."""
+    return tuple(sorted(path.stem for path in FOLDER.glob("*.yaml") if path.stem != "robustbench"))
 
 
 @cache
@@ -108,6 +112,11 @@ def load_claims(paper: str) -> Paper:
 
 def read_claims(path: Path) -> Paper:
     """A file of claims, checked; ClaimsError names the file and the field."""
+    return read_checked(path, Paper, Claim)
+
+
+def read_checked(path: Path, kind: type[Content], entry: type[BaseModel]) -> Content:
+    """A YAML file of published numbers, whose list holds entries of the second type."""
     try:
         content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
@@ -115,12 +124,12 @@ def read_claims(path: Path) -> Paper:
     except yaml.YAMLError as error:
         raise ClaimsError(f"claims {path} is not YAML: {' '.join(str(error).split())}") from None
     try:
-        return Paper.model_validate(content)
+        return kind.model_validate(content)
     except ValidationError as error:
         errors = error.errors()
         first = next((one for one in errors if one["type"] == "extra_forbidden"), errors[0])  # a typo explains others
         where = ".".join(str(part) for part in first["loc"]) or "the file"
         if first["type"] == "extra_forbidden":
-            known = Claim.model_fields if len(first["loc"]) > 1 else Paper.model_fields
+            known = entry.model_fields if len(first["loc"]) > 1 else kind.model_fields
             raise ClaimsError(f"claims {path}: unknown field {where}; known: {', '.join(known)}") from None
         raise ClaimsError(f"claims {path}: {where}: {first['msg'].removeprefix('Value error, ')}") from None

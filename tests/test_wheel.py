@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+FOLDERS = ("leaderboards", "reproduced")
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +40,11 @@ def test_the_wheel_installs_exactly_the_four_packages(wheel: Path) -> None:
     assert "benchmark/data/fashion-mnist/t10k-images-idx3-ubyte.gz" in names
     assert {"benchmark/configs/quick.yaml", "benchmark/configs/full.yaml"} <= set(names)
     claims = {f"results/claims/{path.name}" for path in (ROOT / "results" / "claims").glob("*.yaml")}
-    assert len(claims) == 4
+    assert len(claims) == 5
     assert claims <= set(names)
+    tables = {f"results/{folder}/{p.name}" for folder in FOLDERS for p in (ROOT / "results" / folder).glob("*.csv")}
+    assert len(tables) >= 13
+    assert tables <= set(names)
     shipped = {path.name for path in (ROOT / "model_zoo" / "weights").iterdir()}
     assert shipped == {name.split("/")[2] for name in names if name.startswith("model_zoo/weights/")}
 
