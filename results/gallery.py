@@ -14,9 +14,9 @@ from results.pictures import data_uri, difference
 from results.records import UnitRecord, Verdict
 
 PER_ATTACK = 6
-MOST_BYTES = 3_000_000
+MOST_BYTES = 4_000_000
 """Of all images of a page, as text, with what is written beside them."""
-_CAPTION = 1_200
+_CAPTION = 800
 
 
 @dataclass(frozen=True)

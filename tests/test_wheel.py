@@ -41,6 +41,7 @@ def test_the_wheel_installs_exactly_the_four_packages(wheel: Path) -> None:
     claims = {f"results/claims/{path.name}" for path in (ROOT / "results" / "claims").glob("*.yaml")}
     assert len(claims) == 4
     assert claims <= set(names)
+    assert {f"results/page/page.{form}" for form in ("html", "css", "js")} <= set(names)
     shipped = {path.name for path in (ROOT / "model_zoo" / "weights").iterdir()}
     assert shipped == {name.split("/")[2] for name in names if name.startswith("model_zoo/weights/")}
 

@@ -124,6 +124,14 @@ class Page:
         return tuple(fact.name for fact in self.facts if fact.done < fact.units)
 
     @property
+    def subjects(self) -> str:
+        """The data sets, with how many images of each its runs have."""
+        sizes: dict[str, set[int]] = {}
+        for fact in self.facts:
+            sizes.setdefault(fact.dataset, set()).add(fact.samples)
+        return "; ".join(f"{name}, {', '.join(map(str, sorted(all_)))} images" for name, all_ in sizes.items())
+
+    @property
     def families(self) -> tuple[str, ...]:
         return tuple(sorted({entry.family for board in self.boards for entry in board.entries}))
 

@@ -25,7 +25,7 @@ def clean_images(n: int, channels: int = 1) -> CleanImages:
 
 def adversarial(sample: int, eps: float, channels: int = 1) -> NDArray[np.float32]:
     """The clean image with the left half raised by eps."""
-    image = clean_images(sample + 1, channels).images[sample].copy()
+    image: NDArray[np.float32] = clean_images(sample + 1, channels).images[sample].copy()
     image[:, :, :3] += np.float32(eps)
     return image
 

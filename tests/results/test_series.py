@@ -1,6 +1,7 @@
 """Robust accuracy against eps: points of one line are of one classifier, and no line says too much."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,7 +40,7 @@ def test_runs_of_the_same_weights_images_and_attacks_make_one_line(tmp_path: Pat
     "other",
     [{"weights_sha256": "v" * 64}, {"data_sha256": "e" * 64}, {"norm": "l2"}, {"dataset": "mnist"}],
 )
-def test_what_differs_is_not_joined(tmp_path: Path, other: dict[str, str]) -> None:
+def test_what_differs_is_not_joined(tmp_path: Path, other: dict[str, Any]) -> None:
     changed = write_run(tmp_path / "b", WEAKER, eps=(0.2,), **other)
     assert _series(write_run(tmp_path / "a", CELLS, eps=(0.1,)), changed) == []
 
