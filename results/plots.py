@@ -105,7 +105,8 @@ def curves_figure(group: Sequence[Series]) -> Figure:
         style = {"color": colour, "marker": marker, "markersize": 5, "capsize": 2, "elinewidth": 1}
         _errorbar(axes, one.upper, "-" if one.joined else "none", label=_short(one.group), **style)
         if one.lower:
-            _errorbar(axes, one.lower, "--", drawstyle="steps-pre", markerfacecolor="white", **style)
+            line = "--" if one.stepped else "none"
+            _errorbar(axes, one.lower, line, drawstyle="steps-pre", markerfacecolor="white", **style)
         for curve, line in zip(one.radii, ("-", ":", "-."), strict=False):
             at = sorted({0.0, *(radius for radius in curve.radii.values() if radius < end)})
             axes.step(

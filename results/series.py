@@ -40,6 +40,11 @@ class Series:
                     return False
         return True
 
+    @property
+    def stepped(self) -> bool:
+        """Whether `lower` proves more than radii do; where it does not, their curves tell it all."""
+        return any(all(p.value > curve.accuracy(eps) for curve in self.radii) for eps, p in self.lower)
+
     def proven(self, curve: Curve, eps: float) -> Proportion:
         """What a verifier proves within eps, with its interval."""
         return wilson(sum(radius > eps for radius in curve.radii.values()), len(curve.radii))

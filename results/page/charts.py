@@ -154,7 +154,7 @@ def _plot(shape: str, width: int, height: int, part: Sequence[Series], families:
             families[one.group],
             line(one.upper) if one.joined else "",
             marks(one, one.upper, "standing"),
-            line(_held(one.lower)),
+            line(_held(one.lower)) if one.stepped else "",
             marks(one, one.lower, "proven"),
             tuple((curve.attack, steps(curve)) for curve in one.radii),
         )

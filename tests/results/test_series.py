@@ -76,6 +76,12 @@ def test_points_are_not_joined_below_what_radii_prove(tmp_path: Path) -> None:
     assert _verified(tmp_path / "b", [0.3, 0.2, 1e-9, None]).joined
 
 
+def test_steps_of_what_is_proven_are_needed_where_radii_tell_less(tmp_path: Path) -> None:
+    """Of two proven at 0.1, the first radii prove both and the second one."""
+    assert not _verified(tmp_path / "a", [0.3, 0.2, None, None]).stepped
+    assert _verified(tmp_path / "b", [0.3, 0.1, None, None]).stepped
+
+
 def test_what_proves_nothing_is_not_drawn(tmp_path: Path) -> None:
     one = _verified(tmp_path / "a", [0.11, 0.101, 0.09, None])
     assert drawable(one, 0.2) == one
