@@ -145,32 +145,66 @@ def train(
 
 @app.command()
 def report(
-    run: Annotated[Path, typer.Argument(help="Folder of a run.")],
-    form: Annotated[str, typer.Option("--format", help="terminal, md, csv or json.")] = "terminal",
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Folder of a run; several for one html page.")],
+    form: Annotated[str, typer.Option("--format", help="terminal, md, csv, json, tex or html.")] = "terminal",
     against: Annotated[
         str | None, typer.Option(help="Compare every classifier with this one instead, sample by sample.")
     ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="File to write instead of printing; html: RUN/report.html if not given.")
+    ] = None,
+    figures: Annotated[Path | None, typer.Option(help="Folder to also draw figures into, PNG and SVG.")] = None,
+    data_root: DataRoot = None,
 ) -> None:
-    """Print the leaderboard of a run from its records alone."""
-    from results.leaderboard import leaderboard
+    """Print the leaderboard of a run from its records alone, or write a page of one or several runs."""
+    from results.loaded import load_runs
     from results.paired import compare
     from results.render import FORMATS
     from results.render_paired import FORMATS as PAIRED
 
-    if form not in FORMATS:
-        raise RequestError(f"format must be one of {', '.join(FORMATS)}, got {form!r}")
-    store = Store(run)
-    units = store.read_plan()
+    if form not in (*FORMATS, "html"):
+        raise RequestError(f"format must be one of {', '.join((*FORMATS, 'html'))}, got {form!r}")
+    if len(runs) > 1 and (form != "html" or out is None):
+        raise RequestError("several runs go into one page: --format html --out FILE")
+    if against is not None and (form not in PAIRED or figures is not None):
+        raise RequestError(f"--against goes with --format {', '.join(PAIRED)}, and not with --figures")
+    out = runs[0] / "report.html" if out is None and form == "html" else out
+    if figures is not None and figures.exists() and not figures.is_dir():
+        raise RequestError(f"--figures {figures} is not a folder")
+    loaded = load_runs(runs)
+    if out is not None and (out.is_dir() or not out.parent.is_dir()):
+        raise RequestError(f"--out {out} is a folder" if out.is_dir() else f"--out {out}: there is no {out.parent}")
     if against is not None:
         try:
-            print(PAIRED[form](compare(units, store.read(units), against)), end="")
+            _give(PAIRED[form](compare(loaded[0].units, loaded[0].records, against)), out)
         except ValueError as error:
             raise RequestError(f"--against: {error}") from None
         return
-    rows = leaderboard(units, store.read(units))
-    print(FORMATS[form](rows), end="")
-    if any(row.done < row.n for row in rows):
+    if form == "html" and out is not None:
+        from benchmark.report import write_page
+
+        write_page(loaded, out, data_root)
+        print(out)
+    else:
+        _give(FORMATS[form](loaded[0].rows), out)
+    if figures is not None:
+        from results.plots import draw
+
+        for path in draw(loaded, figures):
+            _say(f"figure: {path}")
+    if not all(run.complete for run in loaded):
         raise typer.Exit(GATE_FAILED)
+
+
+def _give(text: str, out: Path | None) -> None:
+    """Print, or write a file and print its name."""
+    from results.store import write_whole
+
+    if out is None:
+        print(text, end="")
+    else:
+        write_whole(out, text.encode())
+        print(out)
 
 
 @app.command()

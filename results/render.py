@@ -21,7 +21,7 @@ LEGEND = (
 
 
 def render(rows: Sequence[Row], form: str) -> str:
-    """The leaderboard as `terminal`, `md`, `csv` or `json`."""
+    """The leaderboard as `terminal`, `md`, `csv`, `json` or `tex`."""
     return FORMATS[form](rows)
 
 
@@ -90,6 +90,13 @@ def as_json(rows: Sequence[Row]) -> str:
     return json.dumps([row_object(row) for row in rows], indent=2, ensure_ascii=False) + "\n"
 
 
+def as_latex(rows: Sequence[Row]) -> str:
+    """A booktabs table for each data set and threat."""
+    from results.render_latex import latex  # which needs this module
+
+    return latex(rows)
+
+
 def row_object(row: Row) -> dict[str, Any]:
     """A row as plain data, accuracies as fractions, the undefined as None."""
     return {
@@ -125,6 +132,7 @@ FORMATS: dict[str, Callable[[Sequence[Row]], str]] = {
     "md": markdown,
     "csv": as_csv,
     "json": as_json,
+    "tex": as_latex,
 }
 
 
@@ -167,10 +175,10 @@ def _lines(rows: Sequence[Row]) -> list[dict[str, str]]:
 
 
 def _notes(rows: Sequence[Row]) -> list[str]:
-    return [f"{row.model}: {note}" for row in rows for note in (*_blind_spots(row), *row.flags)]
+    return [f"{row.model}: {note}" for row in rows for note in (*blind_spots(row), *row.flags)]
 
 
-def _blind_spots(row: Row) -> list[str]:
+def blind_spots(row: Row) -> list[str]:
     """What each attack missed of what a verifier broke, and what is left between the two bounds."""
     if not (row.exactly_broken or row.proofs) or row.robust_upper is None or row.robust_lower is None:
         return []

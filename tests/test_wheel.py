@@ -45,6 +45,7 @@ def test_the_wheel_installs_exactly_the_four_packages(wheel: Path) -> None:
     tables = {f"results/{folder}/{p.name}" for folder in FOLDERS for p in (ROOT / "results" / folder).glob("*.csv")}
     assert len(tables) >= 13
     assert tables <= set(names)
+    assert {f"results/page/page.{form}" for form in ("html", "css", "js")} <= set(names)
     shipped = {path.name for path in (ROOT / "model_zoo" / "weights").iterdir()}
     assert shipped == {name.split("/")[2] for name in names if name.startswith("model_zoo/weights/")}
 
