@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from benchmark import datasets
+from benchmark.claims import hold
 from benchmark.errors import RequestError
 from model_zoo.errors import ModelError
 from model_zoo.registry import zoo_cards
@@ -12,7 +13,8 @@ from model_zoo.weights import ModelCard, read_card
 from results.gallery import CleanImages, FindClean
 from results.loaded import LoadedRun
 from results.page import page_html
-from results.page.content import build_page
+from results.page.claims import claims_section
+from results.page.content import Section, build_page
 from results.records import WorkUnit
 from results.store import write_whole
 
@@ -23,7 +25,17 @@ FAMILIES = {"kmeans": "k-means", "magnet": "clustering", "learned-map": "cluster
 def write_page(runs: Sequence[LoadedRun], out: Path, data_root: Path | None) -> None:
     """One page of all runs."""
     families = families_of(unit for run in runs for unit in run.units)
-    write_whole(out, page_html(build_page(runs, families, clean_images(data_root))).encode())
+    page = build_page(runs, families, clean_images(data_root), claims=claims_of(runs))
+    write_whole(out, page_html(page).encode())
+
+
+def claims_of(runs: Sequence[LoadedRun]) -> Section | None:
+    """What `bench claims` says of the complete runs, None where they judge no claim."""
+    complete = [run.store.folder for run in runs if run.complete]
+    try:
+        return claims_section(hold(complete)) if complete else None
+    except RequestError:
+        return None
 
 
 def clean_images(data_root: Path | None) -> FindClean:

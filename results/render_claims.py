@@ -45,16 +45,16 @@ LEGEND = (
 def terminal(held: Held) -> str:
     """Tables, evidence and findings, source by source."""
     parts = [_wrapped(_opening(held))]
-    sources = _sources(held)
+    sources = sources_of(one for one in held.judgements if one.number.paper != NAME)
     for name in _papers(held):
         parts.append(_title(held, name))
         for heading, judgements in _groups(held.of(name)):
-            parts.append(f"{heading}\n{_grid([_line(one, sources) for one in judgements])}")
-        parts.append("\n".join(_wrapped(line) for line in _closing(held.of(name))))
+            parts.append(f"{heading}\n{_grid([cells_of(one, sources) for one in judgements])}")
+        parts.append("\n".join(_wrapped(told) for told in _closing(held.of(name))))
     if rows := held.of(NAME):
         parts.append(_wrapped(_robustbench_title()))
         parts.append(_grid(_robustbench_lines(rows, held.whole)))
-        parts.append("\n".join(_wrapped(line) for line in _robustbench_closing(rows, held.whole)))
+        parts.append("\n".join(_wrapped(told) for told in _robustbench_closing(rows, held.whole)))
     parts.append(_wrapped(f"In all: {_counted(held.judgements)}."))
     if sources:
         parts.append("\n".join(f"[{number}] {told}" for told, number in sources.items()))
@@ -65,11 +65,11 @@ def terminal(held: Held) -> str:
 def markdown(held: Held) -> str:
     """The same for a page."""
     parts = ["# Published numbers against measured ones", _opening(held)]
-    sources = _sources(held)
+    sources = sources_of(one for one in held.judgements if one.number.paper != NAME)
     for name in _papers(held):
         parts.append(f"## {_title(held, name)}")
         for heading, judgements in _groups(held.of(name)):
-            parts += [f"**{heading}**", _piped([_line(one, sources) for one in judgements])]
+            parts += [f"**{heading}**", _piped([cells_of(one, sources) for one in judgements])]
         parts.append("\n".join(_closing(held.of(name))))
     if rows := held.of(NAME):
         parts += [f"## {_robustbench_title()}", _piped(_robustbench_lines(rows, held.whole))]
@@ -158,12 +158,11 @@ def _title(held: Held, name: str) -> str:
     return f"{name}: {paper.title} ({paper.source})"
 
 
-def _sources(held: Held) -> dict[str, int]:
+def sources_of(judgements: Iterable[Judgement]) -> dict[str, int]:
     """What the bracketed numbers stand for, in order of appearance."""
     pieces = [
         piece
-        for one in held.judgements
-        if one.number.paper != NAME
+        for one in judgements
         for piece in (one.evidence, one.gap.evidence if one.gap else None)
         if piece is not None
     ]
@@ -196,7 +195,8 @@ def _threat(number: Number) -> str:
     return f"{number.norm or 'norm not stated'} {shown}"
 
 
-def _line(one: Judgement, sources: dict[str, int]) -> dict[str, str]:
+def cells_of(one: Judgement, sources: dict[str, int]) -> dict[str, str]:
+    """The columns of one number; `sources` is that of `sources_of`."""
     number = one.number
     named = number.model + (f" (D = {number.nearest})" if number.nearest else "")
     measured = "–"

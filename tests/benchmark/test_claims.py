@@ -1,6 +1,7 @@
 """`bench claims`: what ships is judged as it must be, runs are, and what cannot be judged is refused in one line."""
 
 import csv
+import dataclasses
 import json
 import re
 from io import StringIO
@@ -13,7 +14,8 @@ from benchmark.claims import counterparts, hold
 from benchmark.reproduce.items import CLUSTERING_TRAINING, CLUSTR
 from results.claims import PERCENTAGES, load_claims, papers
 from results.matching import AT_LEAST, SAME
-from results.verdicts import Held, Judgement, Ruling
+from results.page.claims import claims_section
+from results.verdicts import UNDECIDED, Held, Judgement, Ruling
 from tests.benchmark.conftest import Bench
 from tests.results.builders import results_of
 from tests.results.test_evidence import write
@@ -112,6 +114,35 @@ def test_stand_ins_are_those_of_the_tables() -> None:
     assert set(counterparts("clustering-training", trades)) >= {"clustr-trades-1", "clustr-trades-2"}
     (nearest,) = [claim for claim in load_claims("clustr").of("E.4") if claim.dataset == "svhn"]
     assert counterparts("clustr", nearest) == ("clustr-qtrades@nearest=4",)
+
+
+def test_the_pages_section_has_what_is_judged_or_seen_elsewhere_and_nothing_else(held: Held) -> None:
+    section = claims_section(held)
+    assert section is not None
+    told = [
+        one
+        for one in held.judgements
+        if one.number.paper != "robustbench" and (one.ruling not in UNDECIDED or one.gap is not None)
+    ]
+    assert 0 < len(section.rows) == len(told) < len(held.judgements)
+    assert {len(row) for row in section.rows} == {len(section.columns)}
+    (clustr,) = (row for row in section.rows if "PGD-100 74.04" in row)
+    assert clustr[0] == "clustr, 1"
+    assert "weaker protocol" in clustr
+    assert "AutoAttack leaves 0.00 %" in clustr[-1]
+
+
+def test_robustbench_rows_that_a_run_attacked_are_in_the_section(held: Held) -> None:
+    row = held.of("robustbench")[0]
+    assert row.evidence is not None
+    ours = dataclasses.replace(row, evidence=dataclasses.replace(row.evidence, source="run"))
+    section = claims_section(dataclasses.replace(held, judgements=(row, ours), runs=("run",)))
+    assert section is not None
+    assert [line[0] for line in section.rows] == ["robustbench, cifar10 l2"]
+
+
+def test_a_section_of_nothing_is_none(held: Held) -> None:
+    assert claims_section(dataclasses.replace(held, judgements=())) is None
 
 
 def test_the_table_is_printed_and_the_figure_drawn(bench: Bench, workdir: Path) -> None:

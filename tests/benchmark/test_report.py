@@ -36,6 +36,7 @@ def test_the_page_is_written_into_the_run_and_named(bench: Bench, run: Path) -> 
     text = (run / "report.html").read_text()
     assert text.startswith("<!doctype html>")
     assert "digits, linf ε = 0.2" in text
+    assert "Published claims" not in text  # its models are nobody's
     assert "Without clean images: data set digits here is another one than the run" in text.replace("&#39;", "'")
 
 
