@@ -153,6 +153,7 @@ def report(
     """Print the leaderboard of a run from its records alone."""
     from results.leaderboard import leaderboard
     from results.paired import compare
+    from results.probed import read_diagnosis
     from results.render import FORMATS
     from results.render_paired import FORMATS as PAIRED
 
@@ -166,7 +167,7 @@ def report(
         except ValueError as error:
             raise RequestError(f"--against: {error}") from None
         return
-    rows = leaderboard(units, store.read(units))
+    rows = leaderboard(units, store.read(units), read_diagnosis(run).findings)
     print(FORMATS[form](rows), end="")
     if any(row.done < row.n for row in rows):
         raise typer.Exit(GATE_FAILED)
@@ -236,6 +237,44 @@ def verify(
     print(terminal(found), end="")
     if not found.verified:
         raise typer.Exit(GATE_FAILED)
+
+
+@app.command()
+def diagnose(
+    run: Annotated[Path, typer.Argument(help="Folder of a complete run.")],
+    samples: Annotated[int, typer.Option(min=1, help="How many of the run's samples to probe, from the first.")] = 100,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the probes' random numbers.")] = 0,
+    model: Annotated[list[str] | None, typer.Option(help="Only this model or classifier; repeatable.")] = None,
+    device: Device = "auto",
+    data_root: DataRoot = None,
+) -> None:
+    """Which numbers of a run to trust, and why: costly checks, in plain words. A finding is no error: exit code 0."""
+    from benchmark.diagnose import contradicted, subjects
+    from benchmark.diagnose import diagnose as probe
+    from benchmark.resolve import choose_device
+    from results.diagnosis import findings
+    from results.leaderboard import leaderboard
+    from results.probed import read_diagnosis, write_diagnosis
+    from results.render_diagnosis import findings_told, terminal
+
+    store = Store(run)
+    chosen = subjects(store, model or [])
+    units = store.read_plan()
+    records = store.read(units)
+    refuted = {about: found for about, found in findings(units, records).items() if contradicted(found)}
+    if refuted:
+        for about, found in refuted.items():
+            print(f"{about[0]}, {about[2]}, {about[4]} eps = {about[5]:.4g}: trust F")
+            print("\n".join(findings_told(found)))
+        return
+    earlier = read_diagnosis(run)
+    with units_bar("classifiers") as advance:
+        probed = list(probe(chosen, samples, seed, choose_device(device), data_root, advance))
+    diagnosis = earlier.with_newer(probed)
+    path = write_diagnosis(run, diagnosis)
+    rows = [leaderboard(units, records, found) for found in (None, diagnosis.findings)]
+    print(terminal(rows[0], rows[1], {one.classifier: one for one in probed}), end="")
+    print(f"kept in {path}; bench report {shlex.quote(str(run))} grades by it")
 
 
 @app.command()
