@@ -310,6 +310,44 @@ def claims(
 
 
 @app.command()
+def diagnose(
+    run: Annotated[Path, typer.Argument(help="Folder of a complete run.")],
+    samples: Annotated[int, typer.Option(min=1, help="How many of the run's samples to probe, from the first.")] = 100,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the probes' random numbers.")] = 0,
+    model: Annotated[list[str] | None, typer.Option(help="Only this model or classifier; repeatable.")] = None,
+    device: Device = "auto",
+    data_root: DataRoot = None,
+) -> None:
+    """Which numbers of a run to trust, and why: costly checks, in plain words. A finding is no error: exit code 0."""
+    from benchmark.diagnose import contradicted, subjects
+    from benchmark.diagnose import diagnose as probe
+    from benchmark.resolve import choose_device
+    from results.diagnosis import findings
+    from results.leaderboard import leaderboard
+    from results.probed import read_diagnosis, write_diagnosis
+    from results.render_diagnosis import findings_told, terminal
+
+    store = Store(run)
+    chosen = subjects(store, model or [])
+    units = store.read_plan()
+    records = store.read(units)
+    refuted = {about: found for about, found in findings(units, records).items() if contradicted(found)}
+    if refuted:
+        for about, found in refuted.items():
+            print(f"{about[0]}, {about[2]}, {about[4]} eps = {about[5]:.4g}: trust F")
+            print("\n".join(findings_told(found)))
+        return
+    earlier = read_diagnosis(run)
+    with units_bar("classifiers") as advance:
+        probed = list(probe(chosen, samples, seed, choose_device(device), data_root, advance))
+    diagnosis = earlier.with_newer(probed)
+    path = write_diagnosis(run, diagnosis)
+    rows = [leaderboard(units, records, found) for found in (None, diagnosis.findings)]
+    print(terminal(rows[0], rows[1], {one.classifier: one for one in probed}), end="")
+    print(f"kept in {path}; bench report {shlex.quote(str(run))} grades by it")
+
+
+@app.command()
 def reproduce(
     paper: Annotated[str, typer.Argument(help="Paper by name: clustr, clustering-training, kmeans.")],
     item: Annotated[

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from benchmark.cheap_copy import prepare_search
 from benchmark.config import build_config
 from benchmark.datasets import from_arrays
+from benchmark.diagnostics import checked
 from benchmark.plan import plan
 from benchmark.resolve import check_request, surrogate_of
 from benchmark.runner import Outcome, run_unit
@@ -70,13 +71,14 @@ def evaluate(
     }
     config = build_config(content, {})
     dataset = from_arrays("given images", x.detach().cpu().numpy(), y.detach().cpu().numpy(), channels_first=True)
-    training = [part for part in model.modules() if part.training]
+    training = {part_name: part for part_name, part in model.named_modules() if part.training}
     flags = ("the model was in training mode; it was evaluated in eval mode",) if training else ()
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     model.to(where).eval().requires_grad_(False)  # or an attack's backward() would add to the weights' gradients
     try:
-        loaded = LoadedModel(name, name, model, fingerprint(model), flags=flags)
+        loaded = LoadedModel(name, name, model, fingerprint(model), flags=flags, training=tuple(training))
         request = check_request(config, dataset, (loaded,), where)
+        loaded = checked(loaded, dataset, where)
         units = plan(request)
         searched = prepare_search(model, dataset.x, dataset.y, where, search, batch_size)
         outcomes: list[Outcome] = []
@@ -95,7 +97,7 @@ def evaluate(
             certified[unit.key] = certified_samples(outcome.record)
             outcomes.append(outcome)
     finally:
-        for part in training:
+        for part in training.values():
             part.training = True
         for parameter in trainable:
             parameter.requires_grad_(True)

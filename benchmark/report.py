@@ -15,6 +15,7 @@ from results.loaded import LoadedRun
 from results.page import page_html
 from results.page.claims import claims_section
 from results.page.content import Section, build_page
+from results.page.findings import findings_section
 from results.records import WorkUnit
 from results.store import write_whole
 
@@ -25,7 +26,8 @@ FAMILIES = {"kmeans": "k-means", "magnet": "clustering", "learned-map": "cluster
 def write_page(runs: Sequence[LoadedRun], out: Path, data_root: Path | None) -> None:
     """One page of all runs."""
     families = families_of(unit for run in runs for unit in run.units)
-    page = build_page(runs, families, clean_images(data_root), claims=claims_of(runs))
+    found = findings_section(row for run in runs for row in run.rows)
+    page = build_page(runs, families, clean_images(data_root), claims_of(runs), found)
     write_whole(out, page_html(page).encode())
 
 

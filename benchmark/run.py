@@ -1,5 +1,6 @@
 """`bench run`: plan, resume, execute, store, and the leaderboard of what is there."""
 
+import dataclasses
 import functools
 import logging
 import os
@@ -14,6 +15,7 @@ from benchmark import datasets
 from benchmark.cheap_copy import Searched, prepare_search
 from benchmark.config import RunConfig
 from benchmark.datasets import Dataset
+from benchmark.diagnostics import model_flags
 from benchmark.executors.local import Failure, execute
 from benchmark.plan import pending, plan
 from benchmark.resolve import Request, choose_device
@@ -60,6 +62,8 @@ class Worker:
                 "the data or the weights are not those the run was planned with "
                 "(were files changed, or does the factory return other weights each time?)"
             )
+        told = _flags(unit.model, model.sha256, self.dataset, self.data_root, self.device)
+        model = dataclasses.replace(model, flags=(*model.flags, *told))
         named = unit.params.get("surrogate")
         surrogate = _model(named, self.device).model if isinstance(named, str) else None
         searched = None
@@ -99,6 +103,13 @@ def _dataset(name: str, root: Path | None) -> Dataset:
 @functools.cache
 def _model(name: str, device: str) -> LoadedModel:
     return load(name, device)
+
+
+@functools.cache
+def _flags(name: str, sha256: str, dataset: str, root: Path | None, device: str) -> tuple[str, ...]:
+    """What the checks of a model see, once a process; `sha256` tells apart models of one name."""
+    del sha256
+    return tuple(model_flags(_model(name, device), _dataset(dataset, root), torch.device(device)))
 
 
 @functools.cache

@@ -96,7 +96,7 @@ def fold_batch_norm(model: nn.Module) -> None:
     """Fold batch norm in every network that knows how; for evaluation only, the model can no longer be trained."""
     for network in [part for part in model.modules() if isinstance(part, FoldsBatchNorm)]:
         network.fold_batch_norm()
-    channels_last(model.requires_grad_(False))
+    channels_last(model.requires_grad_(False).eval())  # folding leaves parts that are new
 
 
 def judged_by(model: nn.Module) -> nn.Module:

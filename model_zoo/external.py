@@ -32,7 +32,8 @@ def is_factory(name: str) -> bool:
 def load_factory(name: str, device: torch.device) -> tuple[nn.Module, str, tuple[str, ...]]:
     """Call `package.module:factory`, found on PYTHONPATH or in the working directory.
 
-    Returns the model in eval mode, a checksum of its weights and its source file, and flags.
+    Returns the model in eval mode, a checksum of its weights and its source file, and the names of the parts that came
+    in training mode.
     """
     module_name, attribute = name.split(":")
     if str(Path.cwd()) not in sys.path:
@@ -54,11 +55,9 @@ def load_factory(name: str, device: torch.device) -> tuple[nn.Module, str, tuple
         raise ModelError(f"model {name}: the factory raised {_told(error)}") from error
     if not isinstance(model, nn.Module):
         raise ModelError(f"model {name}: the factory returned {type(model).__name__}, not a torch.nn.Module")
-    flags: tuple[str, ...] = ()
-    if any(part.training for part in model.modules()):
-        flags = ("the factory returned a model in training mode; it was evaluated in eval mode",)
+    training = tuple(part_name for part_name, part in model.named_modules() if part.training)
     model = model.to(device).eval().requires_grad_(False)
-    return model, fingerprint(model, inspect.getsourcefile(module)), flags
+    return model, fingerprint(model, inspect.getsourcefile(module)), training
 
 
 def load_robustbench(name: str, device: torch.device, folder: Path) -> tuple[nn.Module, str]:

@@ -23,7 +23,8 @@ ROBUSTBENCH_FOLDER = Path.home() / ".cache" / "clustrbench" / "robustbench"
 class LoadedModel:
     """A classifier as the attack sees it.
 
-    `group` names the classifier behind the head: models of one group make the same predictions.
+    `group` names the classifier behind the head: models of one group make the same predictions. `training` names the
+    parts (as `nn.Module.named_modules` does) that were handed over in training mode; all are in eval mode now.
     """
 
     name: str
@@ -32,6 +33,7 @@ class LoadedModel:
     sha256: str
     card: ModelCard | None = None
     flags: tuple[str, ...] = ()
+    training: tuple[str, ...] = ()
 
 
 @functools.cache
@@ -61,8 +63,9 @@ def load(name: str, device: torch.device | str = "cpu", fold: bool = True) -> Lo
         model, card = load_model(ZOO / f"{base}.safetensors", device)
     elif is_factory(base):
         _refuse_options(name, options)
-        model, sha256, flags = load_factory(base, device)
-        return LoadedModel(name, name, model, sha256, flags=flags)
+        model, sha256, training = load_factory(base, device)
+        flags = ("the factory returned a model in training mode; it was evaluated in eval mode",) if training else ()
+        return LoadedModel(name, name, model, sha256, flags=flags, training=training)
     else:
         raise ModelError(_unknown(base))
     if fold:

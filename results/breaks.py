@@ -4,8 +4,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from results.leaderboard import Classifier, classifier_of
-from results.records import UnitRecord, Verdict, WorkUnit
+from results.leaderboard import classifier_of
+from results.records import Classifier, UnitRecord, Verdict, WorkUnit
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from results.aggregate import UnsoundError
 from results.curves import curves, radii_csv
 from results.leaderboard import check_sound, classifier_of, leaderboard
 from results.records import UnitRecord, Verdict
-from results.render import FORMATS
+from results.render import FORMATS, as_csv, markdown
 from results.saved import Saved
 from results.store import Store, StoreError
 from results.verification import Kind, Problem
@@ -73,10 +73,12 @@ def check_tables(saved: Saved, interrupted: bool) -> list[Problem]:
         return []  # a damaged record is told; what it does to the tables is no news
     records = [saved.records[unit.key] for unit in saved.units if unit.key in saved.records]
     expected: dict[str, str] = {}
+    ungraded: dict[str, str] = {}
     problems = []
     try:
         rows = leaderboard(saved.units, records)
         expected = {f"leaderboard.{form}": FORMATS[form](rows) for form in ("md", "csv")}
+        ungraded = {"leaderboard.md": markdown(rows, trust=False), "leaderboard.csv": as_csv(rows, trust=False)}
     except (UnsoundError, ValueError) as error:
         problems.append(Problem(Kind.REFUTED, "leaderboard.csv", f"the records give none: {error}"))
     try:
@@ -94,7 +96,7 @@ def check_tables(saved: Saved, interrupted: bool) -> list[Problem]:
         except OSError as error:
             problems.append(Problem(Kind.REFUTED, name, f"cannot be read: {error.strerror}"))
             continue
-        if payload != text.encode():
+        if payload not in (text.encode(), ungraded.get(name, text).encode()):  # a run made before there were grades
             kind = Kind.MISSING if incomplete else Kind.REFUTED
             problems.append(Problem(kind, name, "does not say what the records say"))
     return problems

@@ -8,10 +8,10 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from results.leaderboard import Classifier, classifier_of
+from results.leaderboard import classifier_of
 from results.loaded import LoadedRun
 from results.pictures import data_uri, difference
-from results.records import UnitRecord, Verdict
+from results.records import Classifier, UnitRecord, Verdict
 
 PER_ATTACK = 6
 MOST_BYTES = 4_000_000

@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from results.aggregate import (
@@ -15,8 +15,11 @@ from results.aggregate import (
     wilson,
     worst_case,
 )
+from results.diagnosis import findings, undecided
+from results.findings import Finding, without_repeats
 from results.flags import merged
-from results.records import UnitRecord, Verdict, WorkUnit, certified_samples
+from results.records import Classifier, UnitRecord, Verdict, WorkUnit, certified_samples
+from results.trust import Evidence, Trust, grade
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,8 @@ class Row:
     `robust_upper` is the worst case per sample over all attacks of the classifier, through every head it
     was attacked; `robust_lower` the proven part. Both are None until every planned unit is done, and so is
     `rank`. `rank` is shared by the rows of one classifier. `missed`: how many of the `exactly_broken` samples, which
-    a verifier broke, each attack left standing; its blind spot.
+    a verifier broke, each attack left standing; its blind spot. `trust` in `robust_upper` is shared like `rank`, and
+    None like it; `findings` are those about the classifier, the gravest first.
     """
 
     model: str
@@ -47,14 +51,16 @@ class Row:
     proofs: dict[str, Proportion] = field(default_factory=dict)
     missed: dict[str, int] = field(default_factory=dict)
     exactly_broken: int = 0
+    trust: Trust | None = None
+    findings: list[Finding] = field(default_factory=list)
 
 
-Classifier = tuple[str, str, str, str, str, float]
-"""Group, weights, data set, data, norm and eps: what a verdict is about."""
-
-
-def leaderboard(units: Sequence[WorkUnit], records: Iterable[UnitRecord]) -> list[Row]:
-    """Rows of the planned units; ValueError when they mix protocols."""
+def leaderboard(
+    units: Sequence[WorkUnit],
+    records: Iterable[UnitRecord],
+    probed: Mapping[Classifier, Sequence[Finding]] | None = None,
+) -> list[Row]:
+    """Rows of the planned units; ValueError when they mix protocols. `probed`: what `bench diagnose` found besides."""
     protocols = sorted({unit.protocol for unit in units})
     if len(protocols) > 1:
         raise ValueError(f"a table cannot mix protocols {', '.join(map(str, protocols))}")
@@ -63,6 +69,10 @@ def leaderboard(units: Sequence[WorkUnit], records: Iterable[UnitRecord]) -> lis
     for unit in units:
         planned[classifier_of(unit)].append(unit)
     groups = [_rows_of(members, done) for members in planned.values()]
+    found = findings(units, done.values())
+    for about, group in zip(planned, groups, strict=True):
+        evidence = [done[unit.key] for unit in planned[about] if unit.key in done]
+        group[:] = _graded(group, evidence, without_repeats([*found[about], *(probed or {}).get(about, ())]))
     groups.sort(key=_rank_key)
     rows: list[Row] = []
     for _, table in itertools.groupby(groups, key=lambda group: (group[0].dataset, group[0].norm, group[0].eps)):
@@ -77,7 +87,7 @@ def leaderboard(units: Sequence[WorkUnit], records: Iterable[UnitRecord]) -> lis
 
 def classifier_of(unit: WorkUnit) -> Classifier:
     """What the verdicts of a unit are about; units that agree in it must not contradict one another."""
-    return unit.group, unit.weights_sha256, unit.dataset, unit.data_sha256, unit.norm, unit.eps
+    return unit.classifier
 
 
 def _rank_key(group: list[Row]) -> tuple[str, str, float, bool, float, float]:
@@ -102,6 +112,16 @@ def _rows_of(units: list[WorkUnit], done: dict[str, UnitRecord]) -> list[Row]:
         _row(model, [u for u in units if u.model == model], done, worst if complete else None, truth)
         for model in models
     ]
+
+
+def _graded(group: list[Row], records: Sequence[UnitRecord], found: list[Finding]) -> list[Row]:
+    """The rows of one classifier with their findings, and once all is done with their grade."""
+    if group[0].robust_upper is None:
+        return [dataclasses.replace(row, findings=found) for row in group]
+    attacks = dict.fromkeys((r.unit.model, r.unit.attack) for r in records if not r.unit.proves)
+    verifiers = tuple(dict.fromkeys(r.unit.attack for r in records if r.unit.proves))
+    trust = grade(Evidence(tuple(attacks), verifiers, undecided(records)), found)
+    return [dataclasses.replace(row, trust=trust, findings=found) for row in group]
 
 
 def check_sound(records: Sequence[UnitRecord]) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from results.curves import Curve, curves
 from results.leaderboard import Row, check_sound, leaderboard
+from results.probed import read_diagnosis
 from results.records import UnitRecord, WorkUnit
 from results.store import Store, StoreError
 
@@ -53,7 +54,7 @@ def _load(folder: Path) -> LoadedRun:
         raise StoreError(f"{folder / 'plan.json'} has no units")
     records = store.read(units)
     try:
-        rows = leaderboard(units, records)
+        rows = leaderboard(units, records, read_diagnosis(folder).findings)
     except ValueError as error:
         raise StoreError(f"{folder}: {error}") from None
     named = store.description().get("configuration", {}).get("dataset", units[0].dataset)

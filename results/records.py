@@ -21,6 +21,10 @@ class Verdict(StrEnum):
     CERTIFIED = "certified"
 
 
+Classifier = tuple[str, str, str, str, str, float]
+"""Group, weights, data set, data, norm and eps: what a verdict is about."""
+
+
 class WorkUnit(BaseModel):
     """One attack on one model over samples start..stop-1; everything its numbers depend on.
 
@@ -53,6 +57,11 @@ class WorkUnit(BaseModel):
     def key(self) -> str:
         """sha256 of the canonical JSON."""
         return hashlib.sha256(canonical_json(self)).hexdigest()
+
+    @property
+    def classifier(self) -> Classifier:
+        """What the unit's verdicts are about; units that agree in it must not contradict one another."""
+        return self.group, self.weights_sha256, self.dataset, self.data_sha256, self.norm, self.eps
 
     def __str__(self) -> str:
         return f"{self.model} under {self.attack}, {self.norm} {self.eps:.4g}, samples {self.start}-{self.stop - 1}"

@@ -13,6 +13,11 @@ from rich.text import Text
 from results.aggregate import Proportion
 from results.leaderboard import Row
 
+TRUST = (
+    "trust in robust_upper: A every sample is decided by a proof or an image that breaks it; B complete AutoAttack and "
+    "no finding against it; C shorter attacks alone; D a finding says that it may be too high; F a finding says that "
+    "it is no number of this model."
+)
 LEGEND = (
     "Robust accuracy in %, each attack alone over all n samples. robust_lower: what is proven; robust_upper: what "
     "stands per sample after all attacks on the classifier, through every head, with its 95 % Wilson interval. ↳ the "
@@ -25,15 +30,16 @@ def render(rows: Sequence[Row], form: str) -> str:
     return FORMATS[form](rows)
 
 
-def markdown(rows: Sequence[Row]) -> str:
+def markdown(rows: Sequence[Row], trust: bool = True) -> str:
+    """Tables with their notes; without `trust` as they were written before there were grades."""
     parts = ["# Leaderboard\n"]
     for title, table in _tables(rows):
-        frame = pd.DataFrame(_lines(table), dtype=str)
+        frame = pd.DataFrame(_lines(table, trust), dtype=str)
         align = ["right" if column not in ("model",) else "left" for column in frame.columns]
         parts.append(f"## {title}\n\n{frame.to_markdown(index=False, disable_numparse=True, colalign=align)}\n")
-        parts += [f"- {note}" for note in _notes(table)]
+        parts += [f"- {note}" for note in notes_of(table, trust)]
         parts.append("")
-    parts.append(LEGEND)
+    parts.append(f"{LEGEND} {TRUST}" if trust else LEGEND)
     return "\n".join(parts) + "\n"
 
 
@@ -48,15 +54,15 @@ def terminal(rows: Sequence[Row]) -> str:
         for line in lines:
             shown.add_row(*map(Text, line.values()))
         console.print(shown)
-        for note in _notes(table):
+        for note in notes_of(table):
             console.print(Text(f"  note: {note}"), soft_wrap=True)
-    console.print(Text(LEGEND), width=140)
+    console.print(Text(f"{LEGEND} {TRUST}"), width=140)
     assert isinstance(console.file, StringIO)
     return console.file.getvalue()
 
 
-def as_csv(rows: Sequence[Row]) -> str:
-    """One line a row; every proportion with its interval; an empty field is undefined."""
+def as_csv(rows: Sequence[Row], trust: bool = True) -> str:
+    """One line a row; every proportion with its interval; an empty field is undefined. `trust` as in `markdown`."""
     records = []
     for row in rows:
         record: dict[str, Any] = {
@@ -80,6 +86,8 @@ def as_csv(rows: Sequence[Row]) -> str:
             record[name] = proportion.value if proportion else None
             record[f"{name}_low"] = proportion.low if proportion else None
             record[f"{name}_high"] = proportion.high if proportion else None
+        if trust:
+            record["trust"] = row.trust.grade.value if row.trust else None
         record["flags"] = "; ".join(row.flags)
         records.append(record)
     return pd.DataFrame(records).astype({"rank": "Int64"}).to_csv(index=False)
@@ -123,6 +131,9 @@ def row_object(row: Row) -> dict[str, Any]:
         "robust_lower": row.robust_lower.value if row.robust_lower else None,
         "exactly_broken": row.exactly_broken,
         "missed": row.missed,
+        "trust": row.trust.grade.value if row.trust else None,
+        "trust_reason": row.trust.reason if row.trust else None,
+        "findings": [found.model_dump(mode="json") | {"sentence": found.sentence} for found in row.findings],
         "flags": row.flags,
     }
 
@@ -147,7 +158,7 @@ def _tables(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
     ]
 
 
-def _lines(rows: Sequence[Row]) -> list[dict[str, str]]:
+def _lines(rows: Sequence[Row], trust: bool = True) -> list[dict[str, str]]:
     by_length = sorted(rows, key=lambda row: -len(row.attacks))  # the fullest row has the planned order
     attacks = list(dict.fromkeys(name for row in by_length for name in row.attacks if name not in row.proofs))
     verifiers = list(dict.fromkeys(name for row in by_length for name in row.proofs))
@@ -170,12 +181,25 @@ def _lines(rows: Sequence[Row]) -> list[dict[str, str]]:
             line["robust_upper"] = f"{_percent(row.robust_upper)} ({low:.1f}–{high:.1f})"
         else:
             line["robust_upper"] = f"{row.done}/{row.n} done" if row.done < row.n else "other heads not done"
+        if trust:
+            line["trust"] = row.trust.grade.value if row.trust else "–"
         lines.append(line)
     return lines
 
 
-def _notes(rows: Sequence[Row]) -> list[str]:
-    return [f"{row.model}: {note}" for row in rows for note in (*blind_spots(row), *row.flags)]
+def notes_of(rows: Sequence[Row], trust: bool = True) -> list[str]:
+    """The sentences below a table, each with its model; a finding that decides a grade stands in for its flag."""
+    notes = []
+    graded: set[str] = set()
+    for row in rows:
+        because = row.trust.because if trust and row.trust else ()
+        told = {found.seen for found in because}
+        flags = [flag for flag in row.flags if not any(flag.endswith(seen) for seen in told)]
+        notes += [f"{row.model}: {note}" for note in (*blind_spots(row), *flags)]
+        if row.trust and row.group not in graded:
+            notes += [f"{found.model}: trust {row.trust.grade}: {found.sentence}" for found in because]
+        graded.add(row.group)
+    return notes
 
 
 def blind_spots(row: Row) -> list[str]:

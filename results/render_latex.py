@@ -5,7 +5,7 @@ from itertools import pairwise
 
 from results.aggregate import Proportion
 from results.leaderboard import Row
-from results.render import blind_spots, show_eps
+from results.render import TRUST, notes_of, show_eps
 
 HEAD = """\
 % Needs \\usepackage[T1]{fontenc} and \\usepackage{booktabs}; read it by \\input, one table a data set and threat.
@@ -63,7 +63,7 @@ def _plain(char: str) -> str:
 def _table(rows: Sequence[Row]) -> str:
     fullest = sorted(rows, key=lambda row: -len(row.attacks))  # has the planned order
     attacks = list(dict.fromkeys(name for row in fullest for name in row.attacks if name not in row.proofs))
-    header = ["model", "clean", *map(escaped, attacks), "lower", "upper", "$n$"]
+    header = ["model", "clean", *map(escaped, attacks), "lower", "upper", "trust", "$n$"]
     first = rows[0]
     body = [_line(row, attacks, _is_first(rows, index)) for index, row in enumerate(rows)]
     title = f"{first.dataset}, {first.norm} eps = {show_eps(first.eps)}, n = {first.n}"
@@ -81,7 +81,7 @@ def _table(rows: Sequence[Row]) -> str:
             r"\end{tabular}",
             "",
             r"\medskip",
-            rf"\parbox{{\linewidth}}{{\footnotesize {NOTE}",
+            rf"\parbox{{\linewidth}}{{\footnotesize {NOTE} {escaped(TRUST)}",
             "",
             _intervals(rows),
             *_flags(rows),
@@ -101,7 +101,8 @@ def _line(row: Row, attacks: Sequence[str], first: bool) -> str:
     cells = [escaped(row.model) if first else rf"\quad {escaped(row.model)}", _percent(row.clean)]
     cells += [_percent(row.attacks.get(name)) for name in attacks]
     state = f"{row.done}/{row.n} done" if row.done < row.n else "incomplete"
-    cells += [_percent(row.robust_lower), state if row.robust_upper is None else _percent(row.robust_upper), str(row.n)]
+    cells += [_percent(row.robust_lower), state if row.robust_upper is None else _percent(row.robust_upper)]
+    cells += [row.trust.grade.value if row.trust and first else "", str(row.n)]
     return " & ".join(cells) + r" \\"
 
 
@@ -116,8 +117,7 @@ def _intervals(rows: Sequence[Row]) -> str:
 
 def _flags(rows: Sequence[Row]) -> list[str]:
     """A paragraph a sentence."""
-    notes = [f"{escaped(row.model)}: {escaped(note)}" for row in rows for note in (*blind_spots(row), *row.flags)]
-    return [line for note in notes for line in ("", note)]
+    return [line for note in notes_of(rows) for line in ("", escaped(note))]
 
 
 def _percent(p: Proportion | None) -> str:

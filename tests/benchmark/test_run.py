@@ -11,6 +11,7 @@ import torch
 
 from benchmark.config import RunConfig, build_config
 from benchmark.datasets import Dataset, load
+from benchmark.diagnostics import checked
 from benchmark.executors.local import Failure, execute
 from benchmark.plan import pending, plan
 from benchmark.resolve import resolve, surrogate_of
@@ -192,7 +193,7 @@ def test_another_batch_size_gives_the_same_numbers(batch_size: int, whole: Unint
 def test_another_order_of_units_gives_the_same_numbers(whole: Uninterrupted, tmp_path: Path) -> None:
     config = whole.config()
     request, store = resolve(config, None), Store(tmp_path / "run")
-    models = {model.name: model for model in request.models}
+    models = {model.name: checked(model, request.dataset, CPU) for model in request.models}
     store.open_for(config.identity())
     units = plan(request)
     store.write_plan(units)

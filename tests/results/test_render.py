@@ -124,6 +124,7 @@ def test_markdown_shows_what_is_undefined_as_a_dash_and_the_progress_instead_of_
         "pgd20": "–",
         "robust_lower": "–",
         "robust_upper": "100/200 done",
+        "trust": "–",
     }
 
 
@@ -252,7 +253,8 @@ VERIFIED = row(
 def test_a_verifier_has_one_column_with_what_it_proves() -> None:
     text = markdown([row(), VERIFIED])
     proven, plain = _cells(text, "kmeans"), _cells(text, "net")
-    assert list(proven) == ["#", "model", "clean", "pgd20", "noise", "exact proves", "robust_lower", "robust_upper"]
+    shown = ["#", "model", "clean", "pgd20", "noise", "exact proves", "robust_lower", "robust_upper", "trust"]
+    assert list(proven) == shown
     assert (proven["exact proves"], proven["robust_lower"]) == ("38.50", "38.50")
     assert proven["robust_upper"].startswith("40.00 (")
     assert (plain["exact proves"], plain["noise"], plain["robust_lower"]) == ("–", "–", "0.00")

@@ -11,6 +11,7 @@ from results.aggregate import wilson
 from results.leaderboard import Row
 from results.render import FORMATS
 from results.render_latex import escaped, latex
+from results.trust import Grade, Trust
 from tests.results.builders import row
 
 NASTY = r"[x]--,,\input{/etc/passwd}%$&#_^~<script>\"'`|{}*ü↳…–"
@@ -23,6 +24,7 @@ ROWS = [
         robust_upper=wilson(80, 200),
         robust_lower=wilson(77, 200),
         flags=["pgd20: 100 % odd"],
+        trust=Trust(Grade.A, "every sample is decided"),
     ),
     row(model=NASTY, group=NASTY, rank=2),
     row(model="late", group="late", rank=None, done=100, clean=None, attacks={}, robust_upper=None, robust_lower=None),
@@ -39,9 +41,9 @@ def _lines(text: str) -> dict[str, list[str]]:
 
 def test_a_line_holds_the_percentages_of_its_row() -> None:
     lines = _lines(latex(ROWS))
-    assert lines[r"kmeans\_856"] == ["95.00", "45.00", "38.50", "40.00", "200"]
-    assert lines["late"] == ["--", "--", "--", "100/200 done", "200"]
-    assert lines["net"] == ["95.00", "45.00", "0.00", "44.00", "200"]
+    assert lines[r"kmeans\_856"] == ["95.00", "45.00", "38.50", "40.00", "A", "200"]
+    assert lines["late"] == ["--", "--", "--", "100/200 done", "", "200"]
+    assert lines["net"] == ["95.00", "45.00", "0.00", "44.00", "", "200"]
 
 
 def test_intervals_and_flags_are_in_the_note() -> None:

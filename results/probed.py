@@ -1,0 +1,87 @@
+"""diagnosis.json: what `bench diagnose` tried on a run's classifiers and what it found, beside the run's own files."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from results.findings import Finding
+from results.records import Classifier
+from results.store import StoreError, write_whole
+
+NAME = "diagnosis.json"
+
+
+class Probe(BaseModel):
+    """One costly check: `what` was tried, and with `count` of `n` samples it had the `outcome` in words."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    what: str
+    outcome: str
+    count: int = Field(ge=0)
+    n: int = Field(ge=0)
+
+
+class Probed(BaseModel):
+    """The probes of one classifier, on the first `samples` of the run, and all that was found."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    group: str
+    weights_sha256: str
+    dataset: str
+    data_sha256: str
+    norm: str
+    eps: float
+    samples: int
+    standing: int
+    seed: int
+    probes: tuple[Probe, ...]
+    findings: tuple[Finding, ...]
+
+    @property
+    def classifier(self) -> Classifier:
+        return self.group, self.weights_sha256, self.dataset, self.data_sha256, self.norm, self.eps
+
+
+class Diagnosis(BaseModel):
+    """The content of diagnosis.json; a classifier is in it once, as it was probed last."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: Literal[1] = 1
+    classifiers: tuple[Probed, ...] = ()
+
+    def with_newer(self, newer: Sequence[Probed]) -> "Diagnosis":
+        """The same, with what was probed again in the place of what it replaces."""
+        merged = {probed.classifier: probed for probed in (*self.classifiers, *newer)}
+        return Diagnosis(classifiers=tuple(merged.values()))
+
+    @property
+    def findings(self) -> dict[Classifier, Sequence[Finding]]:
+        """As `leaderboard` takes them: of other weights or data than a run's, they go unread."""
+        return {probed.classifier: probed.findings for probed in self.classifiers}
+
+
+def read_diagnosis(folder: Path) -> Diagnosis:
+    """What is there of a run; empty where it was not diagnosed. StoreError names a damaged file."""
+    path = folder / NAME
+    try:
+        return Diagnosis.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return Diagnosis()
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = "".join(f"{part}: " for part in first["loc"])
+        raise StoreError(f"{path} is damaged ({where}{first['msg']}); remove it and run bench diagnose again") from None
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def write_diagnosis(folder: Path, diagnosis: Diagnosis) -> Path:
+    """Write the file whole or not at all."""
+    path = folder / NAME
+    write_whole(path, diagnosis.model_dump_json(indent=1).encode())
+    return path
