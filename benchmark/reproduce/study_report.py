@@ -10,6 +10,7 @@ from benchmark.reproduce.studies import Line, Measure, Study
 from benchmark.reproduce.trainings import Training
 from results.aggregate import Proportion, wilson
 from results.claims import Claim, Paper
+from results.curves import LADDERS
 from results.kept import Kept, KeptMeasurement, KeptModel, KeptRadii
 from results.render import show_eps
 
@@ -145,7 +146,8 @@ def _curves(study: Study, known: Known) -> Grid:
                 kind = "exact" if one.attack == "exact-radius" else "proven at least"
                 median = "–" if one.median is None else f"{one.median:.4f}"
                 rows.append([*line.labels, kind, *(f"{100 * k / one.n:.2f}" for k in one.robust.values()), median])
-    headers = [*study.varied, "", *(show_eps(float(eps)) for eps in ladder), "median radius"]
+    named = {f"{eps:.6g}": show_eps(eps) for eps in LADDERS[norm]}  # kept rounded, shown as 2/255
+    headers = [*study.varied, f"n = {samples}", *(named.get(eps, eps) for eps in ladder), "median radius"]
     return headers, [row + [""] * (len(headers) - len(row)) for row in rows]
 
 
