@@ -15,6 +15,7 @@ from results.aggregate import wilson
 from results.claims import Claim, Paper, load_claims, papers, read_claims
 from results.evidence import Evidence, Figure, committed, from_runs
 from results.kept import Kept, shipped
+from results.printable import printable
 from results.published import ATTACKED, Number, numbers_of, reported_of
 from results.render import show_eps
 from results.robustbench import NAME as ROBUSTBENCH
@@ -34,7 +35,9 @@ def hold(runs: Sequence[Path], named: Sequence[str] = (), file: Path | None = No
         raise RequestError(f"--paper must be one of {', '.join(CHOICES)}, got {unknown[0]!r}")
     if file is not None and named:
         raise RequestError("give --file or --paper, not both")
-    chosen = {file.stem: read_claims(file)} if file is not None else _chosen(named)
+    if file is not None and file.stem == ROBUSTBENCH:
+        raise RequestError(f"--file {file}: {ROBUSTBENCH} is the name of a source that ships; give the file another")
+    chosen = {printable(file.stem): read_claims(file)} if file is not None else _chosen(named)
     if not any(paper.claims for paper in chosen.values()) and ROBUSTBENCH not in named and (named or file):
         raise RequestError(f"{', '.join(chosen)}: no claim in numbers, so there is nothing to measure")
     evidence = from_runs(runs, architecture_of) if runs else [*committed(architecture_of), *kept_evidence()]

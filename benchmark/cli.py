@@ -1,7 +1,9 @@
 """The `bench` command: verbs only; they parse, call and choose the exit code."""
 
 import dataclasses
+import errno
 import logging
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -157,6 +159,7 @@ def report(
     data_root: DataRoot = None,
 ) -> None:
     """Print the leaderboard of a run from its records alone, or write a page of one or several runs."""
+    from results.checksums import refuse_own
     from results.loaded import load_runs
     from results.paired import compare
     from results.render import FORMATS
@@ -169,6 +172,8 @@ def report(
     if against is not None and (form not in PAIRED or figures is not None):
         raise RequestError(f"--against goes with --format {', '.join(PAIRED)}, and not with --figures")
     out = runs[0] / "report.html" if out is None and form == "html" else out
+    if out is not None:
+        refuse_own(out)
     if figures is not None and figures.exists() and not figures.is_dir():
         raise RequestError(f"--figures {figures} is not a folder")
     loaded = load_runs(runs)
@@ -228,6 +233,7 @@ def regress(
     """Gate for CI: exit code 1 where a run lost clean or robust accuracy against a committed baseline."""
     from results import render_regression
     from results.baseline import baseline_of, parse_renames, read_baseline
+    from results.checksums import refuse_own
     from results.regression import Gate
     from results.regression import regress as hold_against
     from results.store import write_whole
@@ -236,6 +242,12 @@ def regress(
         raise RequestError("give one of --baseline FILE and --write-baseline FILE")
     if write_baseline is not None and (markdown or junit):
         raise RequestError("--markdown and --junit go with --baseline")
+    written = [path.resolve() for path in (baseline, write_baseline, markdown, junit) if path is not None]
+    if len(set(written)) < len(written):
+        raise RequestError("--baseline, --markdown and --junit must be different files")
+    for path in (write_baseline, markdown, junit):
+        if path is not None:
+            refuse_own(path)
     gate = Gate((0.0 if strict else 1.0) if points is None else points, alpha, strict)
     before = None if baseline is None else read_baseline(baseline)
     store = Store(run)
@@ -299,8 +311,9 @@ def claims(
         raise RequestError(f"format must be one of {', '.join(FORMATS)}, got {form!r}")
     if figure is not None and figure.suffix not in SUFFIXES:
         raise RequestError(f"--figure must end in {' or '.join(SUFFIXES)}, got {str(figure)!r}")
-    if figure is not None and not figure.parent.is_dir():
-        raise RequestError(f"--figure {figure} cannot be written: there is no folder {figure.parent}")
+    if figure is not None and (figure.is_dir() or not figure.parent.is_dir()):
+        reason = "it is a folder" if figure.is_dir() else f"there is no folder {figure.parent}"
+        raise RequestError(f"--figure {figure} cannot be written: {reason}")
     held = hold(run or [], paper or [], file)
     if figure is not None:
         draw(held, figure)
@@ -324,7 +337,7 @@ def diagnose(
     from benchmark.resolve import choose_device
     from results.diagnosis import findings
     from results.leaderboard import leaderboard
-    from results.probed import read_diagnosis, write_diagnosis
+    from results.probed import diagnosing, read_diagnosis, write_diagnosis
     from results.render_diagnosis import findings_told, terminal
 
     store = Store(run)
@@ -337,11 +350,14 @@ def diagnose(
             print(f"{about[0]}, {about[2]}, {about[4]} eps = {about[5]:.4g}: trust F")
             print("\n".join(findings_told(found)))
         return
-    earlier = read_diagnosis(run)
-    with units_bar("classifiers") as advance:
-        probed = list(probe(chosen, samples, seed, choose_device(device), data_root, advance))
-    diagnosis = earlier.with_newer(probed)
-    path = write_diagnosis(run, diagnosis)
+    chosen_device = choose_device(device)
+    probed = []
+    with diagnosing(run), units_bar("classifiers") as advance:
+        diagnosis = read_diagnosis(run)
+        for one in probe(chosen, samples, seed, chosen_device, data_root, advance):
+            probed.append(one)
+            diagnosis = diagnosis.with_newer([one])
+            path = write_diagnosis(run, diagnosis)
     rows = [leaderboard(units, records, found) for found in (None, diagnosis.findings)]
     print(terminal(rows[0], rows[1], {one.classifier: one for one in probed}), end="")
     print(f"kept in {path}; bench report {shlex.quote(str(run))} grades by it")
@@ -439,6 +455,7 @@ def main() -> None:
     logging.getLogger("benchmark").setLevel(logging.INFO)
     try:
         result = app(standalone_mode=False)
+        sys.stdout.flush()
     except KeyboardInterrupt:
         _say("stopped; the same command goes on from here")
         sys.exit(INTERRUPTED)
@@ -470,6 +487,10 @@ def _other(error: Exception) -> int:
         if text := message():  # empty where the help was asked for by giving no verb
             _say(f"error: {text}")
         return WRONG_REQUEST
+    if isinstance(error, OSError) and error.filename is None and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter tries once more
+        _say(f"error: the output cannot be written: {error.strerror}")
+        return WRONG_REQUEST
     if type(error).__name__ == "Abort":
         _say("stopped; the same command goes on from here")
         return INTERRUPTED
@@ -477,7 +498,10 @@ def _other(error: Exception) -> int:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr)
+    """One line: what it names may come from files that anyone may have written."""
+    from results.printable import printable
+
+    print(printable(text), file=sys.stderr)
 
 
 if __name__ == "__main__":

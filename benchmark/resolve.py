@@ -16,6 +16,7 @@ from benchmark.errors import RequestError
 from model_zoo.adapter import judged_by
 from model_zoo.errors import ModelError
 from model_zoo.registry import LoadedModel, load
+from results.printable import has_controls
 from results.records import WorkUnit
 
 
@@ -32,6 +33,9 @@ class Request:
 
 def resolve(config: RunConfig, data_root: Path | None) -> Request:
     """Load what the configuration names; RequestError, one line, for the first thing that does not work."""
+    for name in (config.dataset, *config.models):
+        if has_controls(name):
+            raise RequestError(f"names cannot hold control characters, got {name!r}")
     device = choose_device(config.device)
     dataset = datasets.load(config.dataset, data_root)
     try:

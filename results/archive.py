@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
+from results.printable import printable
 from results.store import StoreError
-from results.verification import printable
 
 MOST_MEMBERS, MOST_BYTES, MOST_RATIO = 100_000, 8 * 2**30, 200
 """A run of 10,000 samples under a hundred attacks stays below; images and records shrink to a tenth at best."""

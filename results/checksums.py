@@ -25,6 +25,14 @@ def files_of(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in paths if path.is_file())
 
 
+def refuse_own(path: Path) -> None:
+    """StoreError for a file that a run consists of: what reads a run must not write over it."""
+    target = path.resolve()
+    for folder in target.parents[:2]:
+        if (folder / "run.json").is_file() and target.relative_to(folder).as_posix() in (*files_of(folder), SUMS):
+            raise StoreError(f"{path} is a file of the run in {folder}; choose another name")
+
+
 def write_sums(folder: Path) -> None:
     """Write the checksums of the files as they are now."""
     lines = [f"{_sha256(folder / name)}  {name}\n" for name in files_of(folder)]

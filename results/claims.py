@@ -5,9 +5,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from results.printable import has_controls
 
 FOLDER = Path(__file__).parent / "claims"
+
+MOST_BYTES = 1_000_000
+"""Larger files are refused: RobustBench's rows, the largest that ships, take a twentieth."""
 
 Content = TypeVar("Content", bound=BaseModel)
 
@@ -27,8 +32,25 @@ def _radius(value: object) -> object:
         raise ValueError(f'must be a number or a fraction like "8/255", got {value!r}') from None
 
 
-Percentage = Annotated[float, Field(ge=0, le=100)]
-Radius = Annotated[float, BeforeValidator(_radius), Field(gt=0)]
+def _no_truth(value: object) -> object:
+    """YAML's true is 1 to pydantic."""
+    if isinstance(value, bool):
+        raise ValueError(f"must be a number, got {str(value).lower()}")
+    return value
+
+
+def _one_line(value: str) -> str:
+    text = value.strip()
+    if has_controls(text):
+        raise ValueError(f"must be one line without control characters, got {text[:40]!r}")
+    return text
+
+
+Percentage = Annotated[float, Field(ge=0, le=100), BeforeValidator(_no_truth)]
+Radius = Annotated[float, Field(gt=0, allow_inf_nan=False), BeforeValidator(_radius), BeforeValidator(_no_truth)]
+Count = Annotated[int, Field(ge=1, le=10**9), BeforeValidator(_no_truth)]
+Name = Annotated[str, AfterValidator(_one_line)]
+"""What is printed in tables as it is."""
 
 
 class Claim(BaseModel):
@@ -40,11 +62,11 @@ class Claim(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    dataset: str
-    model: str
-    table: str | None = None
+    dataset: Name
+    model: Name
+    table: Name | None = None
     eps: Radius | None = None
-    nearest: Annotated[int, Field(ge=1)] | None = None
+    nearest: Count | None = None
     clean: Percentage | None = None
     clean_min: Percentage | None = None
     clean_max: Percentage | None = None
@@ -79,11 +101,11 @@ class Paper(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    title: str
-    source: str
-    backbone: str | None = None
+    title: Name
+    source: Name
+    backbone: Name | None = None
     setting: str | None = None
-    samples: Annotated[int, Field(ge=1)] | None = None
+    samples: Count | None = None
     eps: Radius | None = None
     norm: Literal["linf", "l2", "l1"] | None = None
     claims: tuple[Claim, ...]
@@ -118,11 +140,19 @@ def read_claims(path: Path) -> Paper:
 def read_checked(path: Path, kind: type[Content], entry: type[BaseModel]) -> Content:
     """A YAML file of published numbers, whose list holds entries of the second type."""
     try:
-        content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            payload = file.read(MOST_BYTES + 1)
+        if len(payload) > MOST_BYTES:
+            raise ClaimsError(f"claims {path} is refused: it has more than {MOST_BYTES:,} bytes")
+        text = payload.decode()
     except (OSError, UnicodeDecodeError) as error:
         raise ClaimsError(f"claims {path} cannot be read: {error}") from None
-    except yaml.YAMLError as error:
+    try:
+        content: Any = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, AttributeError) as error:  # dates that are none end in the latter two
         raise ClaimsError(f"claims {path} is not YAML: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise ClaimsError(f"claims {path} is refused: it is nested too deep") from None
     try:
         return kind.model_validate(content)
     except ValidationError as error:

@@ -12,6 +12,7 @@ from results.leaderboard import classifier_of
 from results.loaded import LoadedRun
 from results.pictures import data_uri, difference
 from results.records import Classifier, UnitRecord, Verdict
+from results.store import StoreError
 
 PER_ATTACK = 6
 MOST_BYTES = 4_000_000
@@ -104,6 +105,9 @@ def galleries(run: LoadedRun, find_clean: FindClean, budget: int, per_attack: in
                 continue
             sample, record = pile.samples[turn]
             images = arrays(record.key)
+            if images is not None and sample not in images:
+                path = run.store.units / f"{record.key}.safetensors"
+                raise StoreError(f"{path} has no image of sample {sample}, which its record says is broken")
             if images is None:
                 shelves[about, name] = replace(shelf, missing="its adversarial images are not in the run's folder")
                 continue
@@ -130,7 +134,10 @@ def _images(run: LoadedRun, record: UnitRecord) -> dict[int, NDArray[np.float32]
     if not (run.store.units / f"{record.key}.safetensors").exists():
         return None
     arrays = run.store.read_adversarial(record)
-    return dict(zip(arrays["sample_ids"].tolist(), arrays["x_adv"], strict=True))
+    ids, images = arrays.get("sample_ids"), arrays.get("x_adv")
+    if ids is None or images is None or ids.ndim != 1 or images.ndim != 4 or len(ids) != len(images):
+        raise StoreError(f"{run.store.units / record.key}.safetensors does not hold sample_ids and as many images")
+    return dict(zip(ids.tolist(), images, strict=True))
 
 
 def _example(

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from results.evidence import PAPERS, Evidence
 from results.render import show_eps
 from results.robustbench import NAME, load_robustbench
-from results.store import StoreError
+from results.store import write_whole
 from results.verdicts import Held
 
 SUFFIXES = (".png", ".svg")
@@ -61,12 +62,10 @@ def draw(held: Held, path: Path) -> None:
         figure.set_layout_engine("none")  # or saving would move the points away under their labels
         _place(figure, axes, labels)
         metadata = {"Date": None} if path.suffix == ".svg" else {}
-        try:
-            figure.savefig(path, dpi=150, metadata=metadata)
-        except OSError as error:
-            raise StoreError(f"--figure {path} cannot be written: {error.strerror}") from None
-        finally:
-            plt.close(figure)
+        drawn = BytesIO()
+        figure.savefig(drawn, dpi=150, metadata=metadata, format=path.suffix.removeprefix("."))
+        plt.close(figure)
+    write_whole(path, drawn.getvalue())
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,10 @@
 """diagnosis.json: what `bench diagnose` tried on a run's classifiers and what it found, beside the run's own files."""
 
-from collections.abc import Sequence
+import contextlib
+import fcntl
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -63,6 +67,30 @@ class Diagnosis(BaseModel):
     def findings(self) -> dict[Classifier, Sequence[Finding]]:
         """As `leaderboard` takes them: of other weights or data than a run's, they go unread."""
         return {probed.classifier: probed.findings for probed in self.classifiers}
+
+
+@contextlib.contextmanager
+def diagnosing(folder: Path) -> Iterator[None]:
+    """Keep the file from other diagnoses meanwhile, each of which would write what it read before.
+
+    StoreError where another is at it, and where the folder takes no file. The folder itself is locked.
+    """
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+        lock = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise StoreError(f"{folder / NAME} cannot be written: {error.strerror}") from None
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StoreError(f"{folder} is being diagnosed by another bench diagnose") from None
+        except OSError:  # a file system without locks
+            pass
+        yield
+    finally:
+        os.close(lock)
 
 
 def read_diagnosis(folder: Path) -> Diagnosis:

@@ -6,8 +6,14 @@ from enum import StrEnum
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from results.printable import has_controls
+
 PROTOCOL = 3
 """Raised when a change of the code may change a number; no table mixes two protocols."""
+
+MOST_SAMPLES, MOST_EPS = 10_000_000, 1e9
+"""Beyond these a unit is taken for damage: a record holds an entry a sample, and no box is so large."""
+NORMS = ("linf", "l2", "l1")
 
 Scalar = str | int | float | bool | None
 
@@ -134,6 +140,17 @@ class UnitRecord(BaseModel):
         if any(len(array) != len(self.sample_ids) for array in arrays):
             raise ValueError("arrays differ in length")
         return self
+
+
+def check_unit(unit: WorkUnit) -> None:
+    """ValueError for what no plan holds, what would take for ever, and names that no line can show."""
+    if unit.norm not in NORMS or not unit.eps <= MOST_EPS:
+        raise ValueError(f"no threat has the norm {unit.norm} and eps {unit.eps:g}")
+    if not unit.start < unit.stop <= MOST_SAMPLES:
+        raise ValueError(f"no unit has samples {unit.start} to {unit.stop}")
+    for name in (unit.model, unit.group, unit.dataset, unit.attack, unit.weights_sha256, unit.data_sha256):
+        if has_controls(name):
+            raise ValueError(f"a name holds control characters: {name[:40]!r}")
 
 
 def canonical_json(model: BaseModel) -> bytes:

@@ -1,6 +1,7 @@
 """Rows to text: terminal and markdown for people (percentages), CSV and JSON for machines (fractions)."""
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from io import StringIO
 from typing import Any
@@ -12,6 +13,7 @@ from rich.text import Text
 
 from results.aggregate import Proportion
 from results.leaderboard import Row
+from results.printable import printable
 
 TRUST = (
     "trust in robust_upper: A every sample is decided by a proof or an image that breaks it; B complete AutoAttack and "
@@ -47,15 +49,15 @@ def terminal(rows: Sequence[Row]) -> str:
     console = Console(file=StringIO(), force_terminal=False, width=10_000, legacy_windows=False)
     for title, table in _tables(rows):
         lines = _lines(table)
-        console.print(Text(title), soft_wrap=True)
+        console.print(Text(printable(title)), soft_wrap=True)
         shown = Table(header_style="bold")
         for column in lines[0]:
             shown.add_column(Text(column), justify="left" if column == "model" else "right", no_wrap=True)
         for line in lines:
-            shown.add_row(*map(Text, line.values()))
+            shown.add_row(*(Text(printable(cell)) for cell in line.values()))
         console.print(shown)
         for note in notes_of(table):
-            console.print(Text(f"  note: {note}"), soft_wrap=True)
+            console.print(Text(printable(f"  note: {note}")), soft_wrap=True)
     console.print(Text(f"{LEGEND} {TRUST}"), width=140)
     assert isinstance(console.file, StringIO)
     return console.file.getvalue()
@@ -199,7 +201,7 @@ def notes_of(rows: Sequence[Row], trust: bool = True) -> list[str]:
         if row.trust and row.group not in graded:
             notes += [f"{found.model}: trust {row.trust.grade}: {found.sentence}" for found in because]
         graded.add(row.group)
-    return notes
+    return [printable(note) for note in notes]
 
 
 def blind_spots(row: Row) -> list[str]:
@@ -221,7 +223,7 @@ def _percent(proportion: Proportion | None) -> str:
 def show_eps(eps: float) -> str:
     """8/255 rather than 0.03137 where eps is a multiple of a half in pixel values below 255."""
     scaled = eps * 255
-    halves = round(2 * scaled)
+    halves = round(2 * scaled) if math.isfinite(2 * scaled) else 0
     if halves and abs(2 * scaled - halves) < 1e-6 and abs(round(eps, 2) - eps) > 1e-9:
         return f"{halves // 2}/255" if halves % 2 == 0 else f"{halves / 2}/255"
     return f"{eps:g}"

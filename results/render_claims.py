@@ -249,7 +249,8 @@ def _subject(one: Judgement) -> str:
 def _finding(judgements: Sequence[Judgement]) -> list[str]:
     sentences = [f"{_counted(judgements)}."]
     failed = [one for one in judgements if one.ruling in FAILS and one.strongest is not None]
-    for (model, dataset), group in _grouped(failed, lambda one: (one.number.model, one.number.dataset)):
+    promises = [one for one in failed if one.number.least is not None]
+    for (model, dataset), group in _grouped(promises, lambda one: (one.number.model, one.number.dataset)):
         claimed = [one.number.least.value for one in group if one.number.least is not None]
         low, high = f"{100 * min(claimed):.2f}", f"{100 * max(claimed):.2f}"
         worst = min((one.strongest for one in group if one.strongest), key=lambda figure: figure.share.value)
@@ -258,6 +259,13 @@ def _finding(judgements: Sequence[Judgement]) -> list[str]:
             f"{model} on {dataset} is claimed to keep {between} %; {label(worst)} leaves "
             f"{100 * worst.share.value:.2f} %{', at an eps of ours' if group[0].number.remark else ''}."
         )
+    for one in failed:
+        most, proven = one.number.most, one.evidence.lower if one.evidence else None
+        if one.number.least is None and most is not None and proven is not None:
+            sentences.append(
+                f"{one.number.model} on {one.number.dataset} is claimed to keep at most {100 * most.value:.2f} %; "
+                f"{100 * proven.value:.2f} % are proven to stand."
+            )
     gaps = [one.gap for one in judgements if one.gap is not None]
     for seen, opening in (
         (True, "On other data, a stronger attack breaks what the weaker one left standing for"),

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -14,13 +13,11 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_arrays
 
-from results.records import UnitRecord, WorkUnit
+from results.printable import printable
+from results.records import UnitRecord, WorkUnit, check_unit
 from results.store import SCHEMA_VERSION, StoreError, plan_text, record_text, run_text
-from results.verification import Kind, Problem, printable
+from results.verification import Kind, Problem
 
-MOST_SAMPLES = 10_000_000
-"""Beyond this a unit is taken for damage: a record holds an entry a sample."""
-_NORMS = ("linf", "l2", "l1")
 _MOST_WORDS = 200
 
 Read = TypeVar("Read")
@@ -61,11 +58,17 @@ def read_saved(folder: Path) -> Saved:
         return Saved(folder, None, None, [], {}, [], problems)
     plan = _tried(folder, "plan.json", _plan, problems)
     records: dict[str, UnitRecord] = {}
-    present = sorted(path.name for path in (folder / "units").glob("*"))
+    present: list[str] = []
+    try:
+        present = sorted(path.name for path in (folder / "units").iterdir())
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        problems.append(Problem(Kind.REFUTED, "units", f"cannot be read: {error.strerror}"))
     keys = [unit.key for unit in plan] if plan is not None else [n[:-5] for n in present if n.endswith(".json")]
     for key in keys:
         name = f"units/{key}.json"
-        if (folder / name).exists():
+        if f"{key}.json" in present:
             record = _tried(folder, name, partial(_record, key=key), problems)
             if record is not None:
                 records[key] = record
@@ -140,7 +143,7 @@ def _plan(payload: bytes) -> list[WorkUnit]:
         raise _Unusable("it is not a list of units")
     units = [WorkUnit.model_validate(unit) for unit in content]
     for unit in units:
-        _check_unit(unit)
+        check_unit(unit)
     if len({unit.key for unit in units}) != len(units):
         raise _Unusable("it names a unit twice")
     _check_text(payload, plan_text(units))
@@ -151,17 +154,9 @@ def _record(payload: bytes, key: str) -> UnitRecord:
     record = UnitRecord.model_validate_json(payload)
     if record.key != key:
         raise _Unusable("it holds the record of another unit")
-    _check_unit(record.unit)
+    check_unit(record.unit)
     _check_text(payload, record_text(record))
     return record
-
-
-def _check_unit(unit: WorkUnit) -> None:
-    """What no plan holds, and what would take for ever."""
-    if unit.norm not in _NORMS or not math.isfinite(unit.eps):
-        raise _Unusable(f"no threat has the norm {unit.norm} and eps {unit.eps:g}")
-    if not unit.start < unit.stop <= MOST_SAMPLES:
-        raise _Unusable(f"no unit has samples {unit.start} to {unit.stop}")
 
 
 def _check_text(payload: bytes, written: bytes) -> None:

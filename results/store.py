@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load as load_arrays
 from safetensors.numpy import save as save_arrays
 
-from results.records import UnitRecord, WorkUnit
+from results.records import UnitRecord, WorkUnit, check_unit
 
 SCHEMA_VERSION = 2
 
@@ -94,10 +94,12 @@ class Store:
             content = json.loads(marker.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise StoreError(f"{self.folder} is not a run folder: it has no run.json") from None
-        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise StoreError(f"{marker} cannot be read: {error}") from None
         if not isinstance(content, dict) or content.get("schema_version") != SCHEMA_VERSION:
             raise StoreError(f"{marker} has another schema version than {SCHEMA_VERSION}")
+        if not isinstance(content.get("configuration"), dict):
+            raise StoreError(f"{marker} is damaged: it holds no configuration")
         return content
 
     def write_plan(self, units: Iterable[WorkUnit]) -> None:
@@ -109,13 +111,21 @@ class Store:
         self.description()
         path = self.folder / "plan.json"
         try:
-            return [WorkUnit.model_validate(unit) for unit in json.loads(path.read_text(encoding="utf-8"))]
-        except (OSError, ValueError, TypeError) as error:
+            units = [WorkUnit.model_validate(unit) for unit in json.loads(path.read_text(encoding="utf-8"))]
+            for unit in units:
+                check_unit(unit)
+        except (OSError, ValueError, TypeError, RecursionError) as error:
             raise StoreError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
+        return units
 
     def keys(self) -> set[str]:
-        """Keys of the units that are done."""
-        return {path.stem for path in self.units.glob("*.json")}
+        """Keys of the units that are done; StoreError where nobody can tell."""
+        try:
+            return {path.stem for path in self.units.iterdir() if path.suffix == ".json"}
+        except FileNotFoundError:
+            return set()
+        except OSError as error:
+            raise StoreError(f"{self.units} cannot be read: {error.strerror}") from None
 
     def write(self, record: UnitRecord, adversarial: bytes | None, proofs: bytes | None = None) -> None:
         """Write images and proofs first, then the record, which says that the unit is done."""
@@ -193,6 +203,9 @@ def write_whole(path: Path, payload: bytes) -> None:
     """Write a file under a temporary name, flush it to the disk, and rename it: whole or not there."""
     temporary = path.with_name(path.name + ".partial")
     try:
+        if path.exists() and not path.is_file() and not path.is_dir():  # a device or pipe, not to be replaced
+            path.write_bytes(payload)
+            return
         with temporary.open("wb") as file:
             file.write(payload)
             file.flush()

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from results.printable import printable
 from results.records import WorkUnit
 from results.render import show_eps
 
@@ -65,11 +66,6 @@ class Verification:
     @property
     def total(self) -> Counts:
         return sum(self.counts.values(), Counts())
-
-
-def printable(text: str) -> str:
-    """One line without control characters: names come from files that anyone may have written."""
-    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
 
 
 def terminal(found: Verification) -> str:

@@ -218,6 +218,18 @@ def test_a_run_without_the_attacks_is_refused(
     assert said in done.refused()
 
 
+def test_a_claim_that_nothing_stands_is_refuted_by_proofs(bench: Bench, workdir: Path, tmp_path: Path) -> None:
+    folder = run_of(tmp_path, {"clean": "S" * 90 + "M" * 10, "exact": "C" * 80 + "B" * 10 + "M" * 10})
+    done = bench("claims", folder, "--file", mine(workdir, "  - {dataset: digits, model: 'mine:make', pgd20: 0}\n"))
+    assert done.code == 0, done.err
+    assert "is claimed to keep at most 0.00 %; 80.00 % are proven to stand" in " ".join(done.out.split())
+
+
+def test_a_file_by_the_name_of_robustbench_is_refused(bench: Bench, workdir: Path) -> None:
+    named = mine(workdir, ROBUST).rename(workdir / "robustbench.yaml")
+    assert "give the file another" in bench("claims", "--file", named).refused()
+
+
 def test_a_run_of_other_models_and_an_incomplete_one_are_refused(bench: Bench, tmp_path: Path) -> None:
     folder = run_of(tmp_path, {"clean": "SSSM", "pgd20": "SSBM", "autoattack": "SBBM"})
     assert "none of 80 claims can be judged" in bench("claims", folder).refused()

@@ -3,7 +3,7 @@
 import functools
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from attacks.registry import AttackEntry, ResolvedAttack
 from attacks.square import Square
 from benchmark.datasets import Dataset, load
 from results.checksums import SUMS
+from results.probed import Probed, diagnosing, read_diagnosis
 from results.store import Store, plan_text
 from tests.benchmark.builders import kmeans_for, save
 from tests.benchmark.conftest import Bench, Finished
@@ -238,6 +239,25 @@ def test_a_contradicted_certificate_is_diagnosed_without_an_attack(bench: Bench,
     assert f"1 of {SAMPLES} samples are broken at eps 0.15 and certified up to eps 0.15 (samples {stands})" in done.out
     assert not (finished / "diagnosis.json").exists()
     assert bench("report", "run").code == 1
+
+
+def test_a_second_diagnosis_at_once_is_refused(bench: Bench, finished: Path) -> None:
+    with diagnosing(finished):
+        assert "is being diagnosed by another bench diagnose" in bench("diagnose", "run", "--samples", "2").refused()
+
+
+def test_a_kill_leaves_what_was_probed_before(
+    bench: Bench, finished: Path, few_queries: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probe = benchmark.diagnose.diagnose
+
+    def killed(*arguments: Any) -> Iterator[Probed]:
+        yield next(probe(*arguments))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(benchmark.diagnose, "diagnose", killed)
+    bench("diagnose", "run", "--samples", "2")
+    assert len(read_diagnosis(finished).classifiers) == 1
 
 
 def test_a_run_from_before_there_were_grades_still_verifies(bench: Bench, finished: Path) -> None:

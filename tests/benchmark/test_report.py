@@ -30,6 +30,24 @@ def run(workdir: Path) -> Path:
     return write_run(workdir / "run", CELLS, eps=(0.1, 0.2))
 
 
+def test_a_report_is_not_written_over_the_run(bench: Bench, run: Path) -> None:
+    record = next((run / "units").glob("*.json"))
+    for name in ("run/run.json", str(record)):
+        before = Path(name).read_bytes()
+        assert "is a file of the run" in bench("report", "run", "--format", "json", "--out", name).refused()
+        assert "is a file of the run" in bench("regress", "run", "--write-baseline", name).refused()
+        assert Path(name).read_bytes() == before
+
+
+def test_an_image_that_the_record_promises_is_missed(bench: Bench, run: Path) -> None:
+    for path in (run / "units").glob("*.json"):
+        content = json.loads(path.read_text())
+        if content["adversarial_sha256"] is not None:
+            content["verdicts"] = ["broken"] * len(content["verdicts"])
+            path.write_text(json.dumps(content))
+    assert "has no image of sample 0" in bench("report", "run", "--format", "html").refused()
+
+
 def test_the_page_is_written_into_the_run_and_named(bench: Bench, run: Path) -> None:
     done = bench("report", "run", "--format", "html")
     assert (done.code, done.out, done.err, done.created) == (0, "run/report.html\n", "", ["run/report.html"])

@@ -45,6 +45,15 @@ def test_a_claim_cannot_be_changed() -> None:
         ("{dataset: cifar10, model: a, note: nothing}", "claims.0: states none of clean"),
         ("{dataset: cifar10, model: a, clean_min: 9, clean_max: 8}", "claims.0: clean_min 9 is above clean_max 8"),
         ("{dataset: [cifar10", "is not YAML"),
+        ("{dataset: 2001-99-99}", "is not YAML"),
+        ("!!timestamp x", "is not YAML"),
+        ("[" * 1000, "nested too deep"),
+        ("{dataset: cifar10, model: a, clean: 90, eps: .inf}", "claims.0.eps: "),
+        ("{dataset: cifar10, model: a, clean: 90, eps: 1/1e-320}", "claims.0.eps: "),
+        ("{dataset: cifar10, model: a, clean: true}", "claims.0.clean: must be a number, got true"),
+        ('{dataset: cifar10, model: "a\\e[31m", clean: 90}', "claims.0.model: must be one line"),
+        ("{dataset: cifar10, model: a, clean: 90, nearest: 9999999999}", "claims.0.nearest: "),
+        ("x" * 1_000_001, "is refused: it has more than"),
     ],
 )
 def test_a_mistake_is_named_in_one_line(tmp_path: Path, claim: str, named: str) -> None:

@@ -237,7 +237,7 @@ def test_a_run_of_another_schema_is_refused(store: Store) -> None:
         store.open_for(CONFIGURATION)
 
 
-@pytest.mark.parametrize("content", [b"{", b"\xff\xfe", b"[]", b"null", b""])
+@pytest.mark.parametrize("content", [b"{", b"\xff\xfe", b"[]", b"null", b"", b"[" * 100_000, b"9" * 5000])
 def test_a_damaged_run_json_is_refused_in_one_line(store: Store, content: bytes) -> None:
     (store.folder / "run.json").write_bytes(content)
     with pytest.raises(StoreError, match=r"run\.json") as caught:
@@ -250,13 +250,54 @@ def test_a_folder_without_a_run_is_told_from_a_run(tmp_path: Path) -> None:
         Store(tmp_path / "nothing").read_plan()
 
 
-@pytest.mark.parametrize("content", [None, "{", '[{"model": "net"}]', "7"])
+@pytest.mark.parametrize("content", [None, "{", '[{"model": "net"}]', "7", "[" * 100_000])
 def test_a_missing_or_damaged_plan_is_named_in_one_line(store: Store, content: str | None) -> None:
     if content is not None:
         (store.folder / "plan.json").write_text(content)
     with pytest.raises(StoreError, match=r"plan\.json cannot be read") as caught:
         store.read_plan()
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"eps": float("inf")}, "eps inf"),
+        ({"norm": "l7"}, "no threat has the norm l7"),
+        ({"stop": 10**12}, "no unit has samples 0 to 1000000000000"),
+        ({"model": "\x1b[31m"}, "a name holds control characters"),
+        ({"model": "\ud800"}, "a name holds control characters"),
+    ],
+)
+def test_a_plan_that_no_run_makes_is_refused(store: Store, change: dict[str, Any], said: str) -> None:
+    content = unit().model_dump(mode="json") | change
+    (store.folder / "plan.json").write_text(json.dumps([content]))
+    with pytest.raises(StoreError, match=r"plan\.json cannot be read") as caught:
+        store.read_plan()
+    assert said in str(caught.value)
+
+
+def test_a_run_without_a_configuration_is_damaged(store: Store) -> None:
+    (store.folder / "run.json").write_text('{"schema_version": 2, "configuration": [1]}')
+    with pytest.raises(StoreError, match="it holds no configuration"):
+        store.description()
+
+
+def test_a_units_folder_that_is_none_is_named(store: Store) -> None:
+    store.units.rmdir()
+    assert store.keys() == set()
+    store.units.write_text("")
+    with pytest.raises(StoreError, match="units cannot be read"):
+        store.keys()
+
+
+def test_a_pipe_is_written_to_and_not_replaced(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    end = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    write_whole(pipe, b"text")
+    assert (os.read(end, 10), pipe.is_fifo()) == (b"text", True)
+    os.close(end)
 
 
 def _truncate(text: str) -> str:
