@@ -15,9 +15,9 @@ from results.aggregate import wilson
 from results.claims import Claim, Paper, load_claims, papers, read_claims
 from results.evidence import Evidence, Figure, committed, from_runs
 from results.kept import Kept, shipped
+from results.notes import show_eps
 from results.printable import printable
 from results.published import ATTACKED, Number, numbers_of, reported_of
-from results.render import show_eps
 from results.robustbench import NAME as ROBUSTBENCH
 from results.robustbench import QUOTED, Entry, counterpart, load_robustbench
 from results.verdicts import UNDECIDED, Held, Judgement, Ruling, judge

@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from results.notes import show_eps
 from results.records import UnitRecord, Verdict
-from results.render import show_eps
 
 LADDERS: dict[str, tuple[float, ...]] = {
     "linf": (0.0, 1 / 255, 2 / 255, 4 / 255, 8 / 255, 16 / 255, 0.1, 0.15, 0.2, 0.3),

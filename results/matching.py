@@ -5,8 +5,8 @@ from collections.abc import Collection
 
 from results.aggregate import Proportion
 from results.evidence import JUDGED, PAPERS, Evidence, Figure
+from results.notes import show_eps
 from results.published import Number, same_architecture
-from results.render import show_eps
 
 STRONG = ("exact", "exact-radius", "autoattack-plus", "autoattack", "autoattack-reference", "external")
 """What a claim is upheld by, the strongest first; shortened ensembles can refute, and not uphold."""

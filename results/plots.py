@@ -14,7 +14,7 @@ from results.aggregate import Proportion
 from results.breaks import Breaks, breaks
 from results.leaderboard import Row
 from results.loaded import LoadedRun
-from results.render import show_eps
+from results.notes import show_eps
 from results.series import Series, axis_end, drawable, labelled, series
 from results.store import StoreError
 

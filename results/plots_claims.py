@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from results.evidence import PAPERS, Evidence
-from results.render import show_eps
+from results.notes import show_eps
 from results.robustbench import NAME, load_robustbench
 from results.store import write_whole
 from results.verdicts import Held

@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from results.baseline import AttackVerdicts, Baseline, BaselineError, Case
+from results.notes import show_eps
 from results.paired import Pair, holm, p_of_loss, pair
 from results.records import Verdict
-from results.render import show_eps
 
 CLEAN, LOWER, UPPER, PROVES = "clean", "robust_lower", "robust_upper", " proves"
 ABSENT = "nothing"

@@ -16,8 +16,8 @@ from rich.text import Text
 from tabulate import tabulate
 
 from results.evidence import LABELS, PAPERS, Evidence, label
+from results.notes import show_eps
 from results.published import Number
-from results.render import show_eps
 from results.robustbench import NAME, load_robustbench
 from results.verdicts import FAILS, UNDECIDED, Gap, Held, Judgement, Ruling
 

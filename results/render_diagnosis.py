@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 
 from results.findings import Finding, Severity
 from results.leaderboard import Row
+from results.notes import show_eps
 from results.printable import printable
 from results.probed import Probed
 from results.records import Classifier
-from results.render import show_eps
 
 _HEADING = {
     Severity.VOID: "void",

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 from results.aggregate import Proportion
 from results.leaderboard import Row
-from results.render import TRUST, notes_of, show_eps
+from results.notes import TRUST, notes_of, show_eps
 
 HEAD = """\
 % Needs \\usepackage[T1]{fontenc} and \\usepackage{booktabs}; read it by \\input, one table a data set and threat.

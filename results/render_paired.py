@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 
 import pandas as pd
 
+from results.notes import show_eps
 from results.paired import Comparison, Pair
-from results.render import show_eps
 
 LEGEND = (
     "Difference in percentage points on the same samples, with its 95 % interval. kept: samples that stand with this "

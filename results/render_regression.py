@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 import pandas as pd
 
 from results.baseline import Case
+from results.notes import show_eps
 from results.regression import CLEAN, LOWER, PROVES, Change, Regression
-from results.render import show_eps
 
 SHOWN = 20
 """Sample ids listed of each quantity."""

@@ -35,9 +35,9 @@ from results.matching import (
     same_attack,
     strongest_of,
 )
+from results.notes import show_eps
 from results.paired import pair
 from results.published import Number
-from results.render import show_eps
 
 _ALPHA = 0.05
 

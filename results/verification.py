@@ -9,9 +9,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from results.notes import show_eps
 from results.printable import printable
 from results.records import WorkUnit
-from results.render import show_eps
 
 MOST_LINES, _MOST_FILES = 50, 20
 

@@ -12,7 +12,7 @@ from results.aggregate import Proportion, wilson
 from results.claims import Claim, Paper
 from results.curves import LADDERS
 from results.kept import Kept, KeptMeasurement, KeptModel, KeptRadii
-from results.render import show_eps
+from results.notes import show_eps
 
 NOT_RUN = "not run"
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from results.notes import show_eps
 from results.page.content import Page, interval, percent
-from results.render import show_eps
 
 FOLDER = Path(__file__).parent
 

@@ -6,7 +6,7 @@ from itertools import groupby
 
 from results.aggregate import Proportion
 from results.curves import LADDERS, Curve
-from results.render import show_eps
+from results.notes import show_eps
 from results.series import Series, axis_end, drawable, labelled
 
 MOST_LINES = 6

@@ -8,9 +8,9 @@ from results.breaks import Breaks, breaks
 from results.gallery import MOST_BYTES, FindClean, Gallery, galleries
 from results.leaderboard import Row
 from results.loaded import LoadedRun
+from results.notes import blind_spots, show_eps
 from results.page.charts import Chart, charts
 from results.records import UnitRecord
-from results.render import blind_spots, show_eps
 from results.series import series
 
 OTHER = "other"

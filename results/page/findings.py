@@ -4,8 +4,8 @@ from collections.abc import Iterable
 
 from results.findings import Severity
 from results.leaderboard import Row
+from results.notes import TRUST, show_eps
 from results.page.content import Section
-from results.render import TRUST, show_eps
 
 _MEANING = {
     Severity.VOID: "not this model's number",

@@ -11,7 +11,8 @@ import pytest
 
 from results.aggregate import wilson
 from results.leaderboard import Row, leaderboard
-from results.render import FORMATS, as_csv, as_json, markdown, render, show_eps, terminal
+from results.notes import show_eps
+from results.render import FORMATS, as_csv, as_json, markdown, render, terminal
 from tests.results.builders import results_of, row
 
 UNDEFINED = row(
