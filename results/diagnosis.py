@@ -257,7 +257,10 @@ def _ladders_of_attacks(ladder: Sequence[tuple[Classifier, Records]]) -> list[tu
 
 
 def _contradictions(done: Mapping[Classifier, Records]) -> list[tuple[Classifier, Finding]]:
-    """Samples broken within an eps at which the same classifier is certified, whatever was run at that eps."""
+    """Samples with an image that breaks them inside a ball in which the same classifier is certified.
+
+    What counts is how far the image is, not the eps it was searched in: an attack at a larger eps may find a near one.
+    """
     proofs: dict[tuple[str, ...], dict[int, Classifier]] = defaultdict(dict)
     for about, records in sorted(done.items(), key=lambda item: item[0][-1]):
         for record in records:
@@ -267,18 +270,30 @@ def _contradictions(done: Mapping[Classifier, Records]) -> list[tuple[Classifier
     found = []
     for about, records in done.items():
         proven = proofs[about[:-1]]
-        against = {s: proven[s] for s in broken_by(records) if s in proven and proven[s][-1] >= about[-1]}
+        near = _distances(records, about[-1])
+        against = {s: proven[s] for s in near if s in proven and proven[s][-1] >= near[s]}
         n = len({sample for record in records for sample in record.sample_ids})
         for other in dict.fromkeys((about, *against.values())) if against else ():
             samples = sorted(s for s, proof in against.items() if other in (about, proof))
+            reach = max(near[s] for s in samples)
             named = ", ".join(map(str, samples[:5])) + (", ..." if len(samples) > 5 else "")
             seen = (
-                f"{len(samples)} of {n} samples are broken at eps {about[-1]:.4g} and certified up to eps "
-                f"{max(against[s][-1] for s in samples):.4g} (samples {named})"
+                f"{len(samples)} of {n} samples are broken at eps {about[-1]:.4g}, by images within {reach:.4g}, and "
+                f"certified up to eps {max(against[s][-1] for s in samples):.4g} (samples {named})"
             )
             finding = _finding("certificate-contradicted", Severity.VOID, done[other], None, len(samples), n, seen)
             found.append((other, finding))
     return found
+
+
+def _distances(records: Records, eps: float) -> dict[int, float]:
+    """How near the nearest image is that breaks a sample, by sample; at most eps, to which the judge adds tolerance."""
+    near: dict[int, float] = {}
+    for record in records:
+        for sample, verdict, distance in zip(record.sample_ids, record.verdicts, record.distances, strict=True):
+            if verdict is Verdict.BROKEN:
+                near[sample] = min(near.get(sample, eps), eps if distance is None else distance)
+    return near
 
 
 def broken_by(records: Iterable[UnitRecord]) -> Samples:

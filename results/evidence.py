@@ -7,8 +7,10 @@ from pathlib import Path
 
 from results.aggregate import Proportion, verdicts_by_sample
 from results.leaderboard import Row, leaderboard
+from results.probed import read_diagnosis
 from results.records import UnitRecord, Verdict
 from results.store import Store, StoreError
+from results.trust import Grade, Trust
 
 HOME = Path(__file__).parent.parent
 COMMITTED = ("results/leaderboards", "results/reproduced")
@@ -64,6 +66,7 @@ class Evidence:
 
     `model` is its name, with D where it is set; `upper` stands after all attacks together, `lower` is proven.
     `authors` marks the authors' own weights, measured by others; `remark` is what a reader must know of the conditions.
+    `trust` is the grade of `upper`, None where nobody graded it.
     """
 
     source: str
@@ -79,6 +82,7 @@ class Evidence:
     architecture: str | None = None
     authors: bool = False
     remark: str = ""
+    trust: Grade | None = None
 
     @property
     def nearest(self) -> int | None:
@@ -138,6 +142,7 @@ def from_rows(
                 upper=first.robust_upper,
                 lower=first.robust_lower,
                 architecture=architectures(group),
+                trust=first.trust.grade if first.trust else None,
             )
         )
     return found
@@ -177,7 +182,8 @@ def from_runs(folders: Sequence[Path], architectures: Architectures) -> list[Evi
             raise StoreError(
                 f"{folder} is incomplete: {len(records)} of {len(units)} units are done; the same bench run goes on"
             )
-        found += from_rows(leaderboard(units, records), str(folder), architectures, _stands(records))
+        rows = leaderboard(units, records, read_diagnosis(folder).findings)
+        found += from_rows(rows, str(folder), architectures, _stands(records))
     return found
 
 
@@ -247,4 +253,5 @@ def _row(line: Mapping[str, str]) -> Row:
         robust_upper=upper,
         robust_lower=lower,
         flags=line["flags"].split("; ") if line["flags"] else [],
+        trust=Trust(Grade(line["trust"]), "as the table says") if line.get("trust") else None,  # older ones lack it
     )

@@ -242,6 +242,7 @@ TOLD: tuple[Told, ...] = (
     Told("published-magnet", B, "published form of the Magnet attack: hinge and log(. + 1e-8) mask its gradients"),
     Told("denied-claims", B, "{count} successes the attack claimed were denied by the judged head"),
     Told("refused-candidates", B, "{count} candidates lay outside the threat model and were refused"),
+    Told("square-beats-white-box", F, "autoattack warns: Square Attack has decreased {what}"),
     Told("reference-warns", B, "autoattack warns: {what}"),
 )
 

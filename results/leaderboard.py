@@ -116,11 +116,13 @@ def _rows_of(units: list[WorkUnit], done: dict[str, UnitRecord]) -> list[Row]:
 
 def _graded(group: list[Row], records: Sequence[UnitRecord], found: list[Finding]) -> list[Row]:
     """The rows of one classifier with their findings, and once all is done with their grade."""
-    if group[0].robust_upper is None:
+    upper, lower = group[0].robust_upper, group[0].robust_lower
+    if upper is None or lower is None:
         return [dataclasses.replace(row, findings=found) for row in group]
     attacks = dict.fromkeys((r.unit.model, r.unit.attack) for r in records if not r.unit.proves)
     verifiers = tuple(dict.fromkeys(r.unit.attack for r in records if r.unit.proves))
-    trust = grade(Evidence(tuple(attacks), verifiers, undecided(records)), found)
+    settled = lower.value >= upper.low
+    trust = grade(Evidence(tuple(attacks), verifiers, undecided(records), settled), found)
     return [dataclasses.replace(row, trust=trust, findings=found) for row in group]
 
 

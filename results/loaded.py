@@ -53,8 +53,9 @@ def _load(folder: Path) -> LoadedRun:
     if not units:
         raise StoreError(f"{folder / 'plan.json'} has no units")
     records = store.read(units)
+    probed = read_diagnosis(folder).findings
     try:
-        rows = leaderboard(units, records, read_diagnosis(folder).findings)
+        rows = leaderboard(units, records, probed)
     except ValueError as error:
         raise StoreError(f"{folder}: {error}") from None
     named = store.description().get("configuration", {}).get("dataset", units[0].dataset)

@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from results.findings import Finding
+from results.findings import Finding, without_repeats
 from results.records import Classifier
 from results.store import StoreError, write_whole
 
@@ -51,7 +51,7 @@ class Probed(BaseModel):
 
 
 class Diagnosis(BaseModel):
-    """The content of diagnosis.json; a classifier is in it once, as it was probed last."""
+    """The content of diagnosis.json; a classifier is in it once, as it was probed last, with all that was found."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -59,8 +59,15 @@ class Diagnosis(BaseModel):
     classifiers: tuple[Probed, ...] = ()
 
     def with_newer(self, newer: Sequence[Probed]) -> "Diagnosis":
-        """The same, with what was probed again in the place of what it replaces."""
-        merged = {probed.classifier: probed for probed in (*self.classifiers, *newer)}
+        """The same, with what was probed again in the place of what it replaces.
+
+        Its findings stay: fewer samples or another seed may miss what an earlier probe broke, which stays broken.
+        """
+        merged = {probed.classifier: probed for probed in self.classifiers}
+        for probed in newer:
+            earlier = merged[probed.classifier].findings if probed.classifier in merged else ()
+            kept = tuple(without_repeats([*probed.findings, *earlier]))
+            merged[probed.classifier] = probed.model_copy(update={"findings": kept})
         return Diagnosis(classifiers=tuple(merged.values()))
 
     @property

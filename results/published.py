@@ -20,7 +20,8 @@ class Number:
 
     A robust accuracy has one of both: it promises that so many samples stand, or, up to SMALL, that no more do. The
     bounds carry the interval of the source's n test images; without it, n is 0 and the interval is the number itself.
-    `shown` is the number as printed, in percent. `calibrates` marks one that our eps was chosen by; `remark` says so.
+    `shown` is the number as printed, in percent. `assumed` marks one whose eps is ours, so that the claim's
+    own attack is as strong as we chose; `remark` says so.
     """
 
     paper: str
@@ -35,7 +36,7 @@ class Number:
     eps: float | None = None
     nearest: int | None = None
     architecture: str | None = None
-    calibrates: bool = False
+    assumed: bool = False
     remark: str = ""
     note: str = ""
 

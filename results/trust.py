@@ -36,11 +36,13 @@ class Trust:
 @dataclass(frozen=True)
 class Evidence:
     """What the grade of a classifier rests on: each (model as attacked, attack) that was carried out on all samples,
-    which of these prove, and the samples that are neither broken, misclassified nor certified."""
+    which of these prove, and the samples that are neither broken, misclassified nor certified. `settled`: these are so
+    few that robust_lower lies inside the interval of robust_upper."""
 
     attacks: Sequence[tuple[str, str]]
     verifiers: Sequence[str]
     undecided: int
+    settled: bool = True
 
 
 def grade(evidence: Evidence, findings: Iterable[Finding]) -> Trust:
@@ -48,7 +50,8 @@ def grade(evidence: Evidence, findings: Iterable[Finding]) -> Trust:
 
     F  a finding says that the number is not one of this model (void).
     A  every sample is decided: broken, misclassified or proven; or `exact` was run, which leaves open only samples
-       nearer to the boundary than float32 rounding. Whatever attacks missed, the truth is known.
+       nearer to the boundary than float32 rounding, and leaves so few that robust_lower lies inside the interval of
+       robust_upper. Whatever attacks missed, the truth is known.
     D  a finding says that the number may be too high (flatters), or no attack by gradients is free of a finding that
        says that it could not see (blind).
     B  a complete AutoAttack is free of such a finding.
@@ -62,7 +65,7 @@ def grade(evidence: Evidence, findings: Iterable[Finding]) -> Trust:
         return Trust(Grade.F, _told(void), tuple(void))
     if evidence.undecided == 0:
         return Trust(Grade.A, "every sample is broken, misclassified or proven")
-    if any(_base(attack) in DECIDES for attack in evidence.verifiers):
+    if evidence.settled and any(_base(attack) in DECIDES for attack in evidence.verifiers):
         left = f"{evidence.undecided} samples are nearer to the boundary than float32 rounding"
         return Trust(Grade.A, f"every sample is decided exactly, but {left}")
     flattering = [f for f in found if f.severity is Severity.FLATTERS]

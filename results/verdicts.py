@@ -13,7 +13,12 @@ data set, architecture, norm and eps:
   published where more does, refuted where more is proven;
 - a clean accuracy is upheld, or higher or lower than published.
 
-A smaller eps is evidence for a larger one where less than claimed already stands in it.
+Where the source states no eps, ours decides how strong the claim's own attack is: it refutes nothing.
+
+A smaller eps is evidence for a larger one where less than claimed already stands in it. What is graded F is no number
+of the model and gives no verdict; what is graded D may be too high, and can refute but not uphold, nor say "higher".
+Neither can a measurement uphold a number inside its interval where that reaches further than TELLS: so few images would
+agree with almost anything.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -38,8 +43,11 @@ from results.matching import (
 from results.notes import show_eps
 from results.paired import pair
 from results.published import Number
+from results.trust import Grade
 
 _ALPHA = 0.05
+TELLS = 0.1
+"""How far the 95 % interval of what upholds a claim may reach: 10 points, which takes about 100 images."""
 
 
 class Ruling(StrEnum):
@@ -134,6 +142,8 @@ def _severity(one: Judgement) -> int:
 
 def _decide(number: Number, piece: Evidence, gap: Gap | None) -> Judgement:
     """On evidence under the claim's conditions."""
+    if piece.trust is Grade.F:
+        return Judgement(number, Ruling.NOT_MEASURED, _distrusted(piece), piece, gap=gap)
     if number.quantity == "clean":
         return _clean(number, piece)
     same = same_attack(piece, number.quantity)
@@ -163,6 +173,8 @@ def _clean(number: Number, piece: Evidence) -> Judgement:
         ruling = Ruling.LOWER
     elif number.most is not None and exceeds(share, number.most):
         ruling = Ruling.HIGHER
+    elif _vague(share, number.least, number.most):
+        return Judgement(number, Ruling.NOT_MEASURED, _too_few(share), piece, share)
     because = f"{told(share)} of {share.n:,} test images{_remarks(number, piece, False)}"
     return Judgement(number, ruling, because, piece, share)
 
@@ -178,7 +190,7 @@ def _promise(number: Number, piece: Evidence, same: Figure | None, gap: Gap | No
     stronger = f"{label(strongest)} leaves {told(strongest.share)}" if strongest else ""
     if strongest and worst and worst.value < strongest.share.value:
         stronger += f", all attacks together {told(worst)}"
-    by_own = same is not None and exceeds(promised, same.share) and not number.calibrates
+    by_own = same is not None and exceeds(promised, same.share) and not number.assumed
     if by_own:
         ruling, because = Ruling.REFUTED, f"the same attack falls short: {own}"
         because += f"; {stronger}" if strongest and same and strongest.share.value < same.share.value else ""
@@ -187,9 +199,21 @@ def _promise(number: Number, piece: Evidence, same: Figure | None, gap: Gap | No
             ruling, because = Ruling.REFUTED, f"{stronger}; {LABELS[number.quantity]} itself was not run"
         else:
             agrees = "; the claim's own attack agrees: " if same else ""
-            agrees = "; the claim's own attack, by which our eps was chosen: " if number.calibrates else agrees
+            agrees = "; the claim's own attack, at an eps of ours: " if number.assumed else agrees
             ruling, because = Ruling.WEAKER, f"{stronger}{agrees}{own}"
     elif any(figure.kind in STRONG for figure in piece.figures):
+        agrees = "; ".join(part for part in (stronger, own) if part)
+        against = (
+            _distrusted(piece)
+            if piece.trust is Grade.D
+            else _too_few(worst)
+            if worst and _vague(worst, promised)
+            else ""
+        )
+        if against:
+            measured = same.share if same else None
+            because = f"{agrees}, but {against}"
+            return Judgement(number, Ruling.NOT_MEASURED, because, piece, measured, strongest, (), gap)
         if same and strongest and strongest.share.value > same.share.value:
             stronger, strongest = "", None
         ruling, because = Ruling.UPHELD, "; ".join(part for part in (stronger, own) if part)
@@ -210,12 +234,31 @@ def _nothing(number: Number, piece: Evidence, same: Figure | None) -> Judgement:
         ruling, because = Ruling.REFUTED, f"{told(piece.lower)} are proven to stand"
     elif not exceeds(worst, limit):
         ruling = Ruling.UPHELD
+        if _vague(worst, limit):
+            ruling, because = Ruling.NOT_MEASURED, f"{because}, but {_too_few(worst)}"
+    elif relevant(number, piece) and piece.trust is Grade.D:
+        ruling, because = Ruling.NOT_MEASURED, f"{because}, but {_distrusted(piece)}"
     elif relevant(number, piece):
         ruling, because = Ruling.HIGHER, f"measured higher: {because}"
     else:
         return _lacking(number, piece, None)
     because += _remarks(number, piece, True)
     return Judgement(number, ruling, because, piece, same.share if same else None, lowest)
+
+
+def _distrusted(piece: Evidence) -> str:
+    meaning = "is no number of this model" if piece.trust is Grade.F else "may be too high"
+    return f"what is measured {meaning}: trust {piece.trust}, bench report says why"
+
+
+def _vague(share: Proportion, *bounds: Proportion | None) -> bool:
+    """Whether an interval too wide to tell holds one of these numbers."""
+    wide = max(share.value - share.low, share.high - share.value) > TELLS
+    return wide and any(bound is not None and share.low <= bound.value <= share.high for bound in bounds)
+
+
+def _too_few(share: Proportion) -> str:
+    return f"that is too far from certain to uphold a number, on {share.n:,} of the test images: {told(share)}"
 
 
 def _lacking(number: Number, piece: Evidence, gap: Gap | None) -> Judgement:
@@ -234,6 +277,8 @@ def _gap(number: Number, measured: Iterable[Evidence]) -> Gap | None:
     found = []
     for piece in measured:
         if piece.dataset == number.dataset or piece.norm != number.norm or number.eps is None:
+            continue
+        if piece.trust is Grade.F:
             continue
         weak = same_attack(piece, number.quantity)
         if abs(piece.eps - number.eps) > 1e-9 or weak is None:

@@ -77,10 +77,10 @@ def test_quotes_of_robustbench_are_upheld(held: Held) -> None:
     assert [(one.number.shown, one.ruling) for one in quoted] == [("0.00", Ruling.UPHELD), ("53.08", Ruling.UPHELD)]
 
 
-def test_the_gain_of_k_means_is_refuted_by_transfer_and_the_exact_verifier(held: Held) -> None:
+def test_the_gain_of_k_means_is_of_transfer_at_an_eps_of_ours_and_denied_by_the_exact_verifier(held: Held) -> None:
     for dataset, transfer in (("mnist", 0.655), ("fashion-mnist", 0.625)):
         found = one(held, "kmeans", "kmeans-adv", dataset, "transfer", None)
-        assert found.ruling is Ruling.REFUTED
+        assert found.ruling is Ruling.WEAKER
         assert found.measured is not None
         assert found.measured.value == transfer
         assert found.strongest is not None

@@ -158,6 +158,27 @@ def test_normalisation_missing(many: Dataset, std: float) -> None:
     assert not [f for f in clean.findings if f.severity is V]
 
 
+def _refusing(inner: nn.Module, x: Tensor) -> Tensor:
+    if float(x.min()) < 0 or float(x.max()) > 1:
+        raise ValueError("images lie in [0, 1]")
+    out: Tensor = inner(x)
+    return out
+
+
+def _overflowing(inner: nn.Module, x: Tensor) -> Tensor:
+    out: Tensor = inner(x) * x.flatten(1).amax(dim=1, keepdim=True).exp()  # infinite from 89 on
+    return out
+
+
+@pytest.mark.parametrize("function", [_refusing, _overflowing])
+def test_a_model_that_takes_no_other_inputs_than_images_is_not_failed_by_the_check(
+    data: Dataset, function: Callable[[nn.Module, Tensor], Tensor]
+) -> None:
+    worse = Means(means_of(data).means.flip(0))  # right so seldom that other inputs are tried to the end
+    _, row = _evaluated(Then(worse, function), data, "noise@draws=1")
+    assert _found(row, "normalisation-missing") == []
+
+
 def test_a_model_far_below_its_card(data: Dataset, many: Dataset) -> None:
     whole = load_zoo("nominal")
     assert whole.card is not None

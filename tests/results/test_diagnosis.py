@@ -134,6 +134,26 @@ def test_a_certificate_holds_at_its_eps_and_below(eps: float, certified_at: floa
     assert len(contradicted) == (len({eps, certified_at}) if told else 0)
 
 
+@pytest.mark.parametrize(("distance", "told"), [(0.05, True), (0.1, True), (0.15, False), (0.2, False)])
+def test_an_image_inside_a_proven_ball_contradicts_whatever_eps_it_was_searched_in(distance: float, told: bool) -> None:
+    units = [unit(eps=0.2), unit(attack="certify", proves=True, params={}, eps=0.1)]
+    broken = record(units[0], "SBSM").model_copy(update={"distances": [None, distance, None, None]})
+    found = findings(units, [broken, record(units[1], "SCSM")])
+    contradicted = {about[-1] for about, members in found.items() for f in members if f.severity is Severity.VOID}
+    assert contradicted == ({0.1, 0.2} if told else set())
+
+
+def test_square_of_the_reference_flatters_as_our_own_does() -> None:
+    """pyautoattack's own words (check_square_sr), up to the page that it names."""
+    flag = (
+        "autoattack warns: Square Attack has decreased the robust accuracy of 1.50%. This might indicate that the "
+        "robustness evaluation using AutoAttack is unreliable. Consider running Square Attack with more iterations and "
+        "restarts or an adaptive attack."
+    )
+    found = read_flag(flag, "net", "autoattack-reference")
+    assert (found.check, found.severity) == ("square-beats-white-box", Severity.FLATTERS)
+
+
 def test_nothing_is_compared_before_all_is_done() -> None:
     units, records = results_of({("net", "clean"): "SSSM", ("net", "pgd20"): "BSSM", ("net", "noise"): "BBSM"})
     assert _found(units, [r for r in records if r.unit.attack != "pgd20"]) == []

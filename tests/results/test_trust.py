@@ -3,7 +3,9 @@
 import pytest
 
 from results.findings import Finding, Severity
+from results.leaderboard import leaderboard
 from results.trust import Evidence, Grade, grade, is_white_box
+from tests.results.builders import record, unit
 
 V, F, B, N = Severity.VOID, Severity.FLATTERS, Severity.BLIND, Severity.NOTE
 
@@ -56,6 +58,23 @@ def test_where_every_sample_is_decided_nothing_can_flatter() -> None:
     assert _grade(["noise"], _found(F), _found(B), undecided=0) is Grade.A
     assert _grade(["pgd20"], _found(F), undecided=2, verifiers=("exact",)) is Grade.A
     assert _grade(["pgd20"], undecided=2, verifiers=("certify",)) is Grade.C
+
+
+def test_exact_that_leaves_much_open_decides_nothing() -> None:
+    for settled, expected in ((True, Grade.A), (False, Grade.C)):
+        evidence = Evidence([("net", "pgd20")], ("exact",), 12, settled)
+        assert grade(evidence, []).grade is expected
+
+
+@pytest.mark.parametrize(("verdicts", "expected"), [("C" * 40 + "S" * 2, Grade.A), ("C" * 4 + "S" * 38, Grade.C)])
+def test_what_exact_leaves_open_is_held_against_the_interval(verdicts: str, expected: Grade) -> None:
+    units = [
+        unit(attack="exact", params={}, proves=True, stop=len(verdicts)),
+        unit(stop=len(verdicts)),
+    ]
+    (found,) = leaderboard(units, [record(units[0], verdicts), record(units[1], verdicts.replace("C", "S"))])
+    assert found.trust is not None
+    assert found.trust.grade is expected
 
 
 def test_what_is_void_is_f_even_where_it_is_proven() -> None:

@@ -11,6 +11,7 @@ from results.claims import Claim, Paper
 from results.evidence import Evidence, Figure
 from results.matching import AT_LEAST, SAME, exceeds
 from results.published import Number, numbers_of, published
+from results.trust import Grade
 from results.verdicts import Gap, Judgement, Ruling, judge
 
 N = 200
@@ -95,6 +96,65 @@ def test_a_claim_that_half_stand(figures: dict[str, int], expected: Ruling) -> N
 def test_a_shortened_attack_that_agrees_upholds_nothing() -> None:
     assert ruling(number(), evidence({"pgd20": 110, "autoattack-fast": 110})) is Ruling.NOT_MEASURED
     assert ruling(number(), evidence({"pgd20": 110, "autoattack-fast": 40})) is Ruling.WEAKER
+
+
+@pytest.mark.parametrize(
+    ("grade", "standing", "expected"),
+    [
+        (Grade.B, 110, Ruling.UPHELD),
+        (Grade.D, 110, Ruling.NOT_MEASURED),  # may be too high
+        (Grade.F, 110, Ruling.NOT_MEASURED),
+        (Grade.B, 60, Ruling.REFUTED),
+        (Grade.D, 60, Ruling.REFUTED),  # what is broken is broken
+        (Grade.F, 60, Ruling.NOT_MEASURED),  # but not of this model
+    ],
+)
+def test_an_untrusted_measurement_upholds_nothing_and_a_void_one_refutes_nothing(
+    grade: Grade, standing: int, expected: Ruling
+) -> None:
+    piece = evidence({"pgd20": standing, "autoattack": standing}, trust=grade)
+    assert ruling(number(), piece) is expected
+    if expected is Ruling.NOT_MEASURED:
+        assert f"trust {grade}" in judge(number(), [piece]).because
+
+
+@pytest.mark.parametrize(
+    ("grade", "expected"),
+    [(None, Ruling.HIGHER), (Grade.D, Ruling.NOT_MEASURED), (Grade.F, Ruling.NOT_MEASURED)],
+)
+def test_more_than_nothing_stands_only_by_what_is_trusted(grade: Grade | None, expected: Ruling) -> None:
+    assert ruling(number("autoattack", 0.0), evidence({"autoattack": 100}, trust=grade)) is expected
+
+
+def test_a_void_clean_accuracy_is_not_lower_than_published() -> None:
+    assert ruling(number("clean", 99.0), evidence({})) is Ruling.LOWER
+    assert ruling(number("clean", 99.0), evidence({}, trust=Grade.F)) is Ruling.NOT_MEASURED
+
+
+@pytest.mark.parametrize(
+    ("standing", "n", "expected"),
+    [
+        (0, 1, Ruling.NOT_MEASURED),  # one sample that fell, and its interval reaches 79 %
+        (5, 10, Ruling.NOT_MEASURED),
+        (25, 50, Ruling.NOT_MEASURED),
+        (50, 100, Ruling.UPHELD),
+        (45, 50, Ruling.UPHELD),  # the claim is below the interval, however wide
+        (10, 50, Ruling.REFUTED),
+    ],
+)
+def test_few_images_may_refute_and_uphold_nothing(standing: int, n: int, expected: Ruling) -> None:
+    share = wilson(standing, n)
+    figures = (Figure("pgd20", share), Figure("autoattack", share))
+    assert ruling(number(), dataclasses.replace(evidence({}), figures=figures, n=n)) is expected
+
+
+def test_few_images_uphold_neither_nothing_nor_a_clean_accuracy() -> None:
+    for standing, n, expected in ((0, 3, Ruling.NOT_MEASURED), (0, 100, Ruling.UPHELD)):
+        figures = (Figure("autoattack", wilson(standing, n)),)
+        piece = dataclasses.replace(evidence({}), figures=figures, n=n)
+        assert ruling(number("autoattack", 0.0), piece) is expected
+    for right, n, expected in ((9, 10, Ruling.NOT_MEASURED), (180, 200, Ruling.UPHELD)):
+        assert ruling(number("clean", 90.0), evidence({}, clean=wilson(right, n), n=n)) is expected
 
 
 def test_all_attacks_together_count_where_each_alone_agrees() -> None:
@@ -245,7 +305,7 @@ def test_paired_samples_show_a_gap_that_intervals_hide(lost: int, seen: bool) ->
 def test_an_eps_chosen_by_a_number_is_not_held_against_it() -> None:
     piece = evidence({"transfer": 70, "exact": 0})
     assert ruling(number("transfer"), piece) is Ruling.REFUTED
-    assert ruling(number("transfer", calibrates=True), piece) is Ruling.WEAKER
+    assert ruling(number("transfer", assumed=True), piece) is Ruling.WEAKER
 
 
 def test_every_quantity_of_a_claim_has_its_attacks() -> None:
