@@ -50,7 +50,10 @@ def datasets() -> Catalogue:
         (name, "test images ship with the package" if (EMBEDDED / name).exists() else _source(name))
         for name in DATASETS
     ]
-    lines += [("NAME:validation", "the training images of NAME that no recipe trains on")]
+    lines += [
+        ("NAME:validation", "the training images of NAME that no recipe trains on"),
+        ("NAME:without=6,8", "the images of NAME but for those of some classes"),
+    ]
     lines += [("npz:FILE", "arrays images and labels"), ("folder:DIR", "one folder of images a class")]
     return ("data set", "where it comes from"), lines
 

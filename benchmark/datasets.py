@@ -1,16 +1,11 @@
 """Data sets by name: images in [0, 1] as float32, labels, and a checksum of both."""
 
 import difflib
-import gzip
 import hashlib
-import re
-import struct
-import zipfile
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,10 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmark.errors import RequestError
+from benchmark.image_files import Arrays, Split, read_folder, read_idx_pair, read_npz
 from model_zoo.recipes.data import training_samples
-
-Split = Literal["train", "test"]
-Arrays = tuple[NDArray[Any], NDArray[Any]]
 
 EMBEDDED = Path(__file__).parent / "data"
 DEBIAN = Path("/usr/share/datasets")
@@ -63,22 +56,27 @@ def load(name: str, root: Path | None = None, split: Split = "test") -> Dataset:
 
     `name` is one of DATASETS, `npz:FILE` (arrays `images` and `labels`) or `folder:DIR` (one folder of
     images a class). One of DATASETS may be followed by `:validation`, the images that every recipe holds out of the
-    training set: what is chosen there is not chosen on the test images. `root` is where images are looked for and
-    downloaded to.
+    training set: what is chosen there is not chosen on the test images; or by `:without=6,8`, its images but for those
+    of some classes, the others numbered anew in their order. `root` is where images are looked for and downloaded to.
     """
     base, suffix, part = name.partition(":")
+    if base in DATASETS and part.startswith("without="):
+        return _without(base, part.removeprefix("without="), root, split)
     if base in DATASETS and suffix:
         if part != "validation" or split == "train":
-            raise RequestError(f"data set {name!r}: only {base}:validation is known, to attack and not to train on")
+            raise RequestError(
+                f"data set {name!r}: known are {base}:validation, to attack and not to train on, and "
+                f"{base}:without=CLASS,CLASS..."
+            )
         images, labels = DATASETS[base](root or DEFAULT_ROOT, "train")
         cut = training_samples(len(labels))
         return from_arrays(name, images[cut:], labels[cut:], _class_names(base))
     if name.startswith("npz:"):
         path = Path(name.removeprefix("npz:"))
-        return from_arrays(f"npz:{path.name}", *_read_npz(path))
+        return from_arrays(f"npz:{path.name}", *read_npz(path))
     if name.startswith("folder:"):
         path = Path(name.removeprefix("folder:"))
-        images, labels, names = _read_folder(path)
+        images, labels, names = read_folder(path)
         return from_arrays(f"folder:{path.name}", images, labels, names)
     if name not in DATASETS:
         close = difflib.get_close_matches(name, DATASETS)
@@ -86,6 +84,36 @@ def load(name: str, root: Path | None = None, split: Split = "test") -> Dataset:
         raise RequestError(f"unknown data set {name!r}; {hint} (or npz:FILE, folder:DIR)")
     images, labels = DATASETS[name](root or DEFAULT_ROOT, split)
     return from_arrays(name, images, labels, _class_names(name))
+
+
+def is_named(name: str) -> bool:
+    """Whether training and test images are known: one of DATASETS, as it is or without some classes."""
+    base, suffix, part = name.partition(":")
+    return base in DATASETS and (not suffix or part.startswith("without="))
+
+
+def left_out(name: str) -> tuple[int, ...]:
+    """The classes that a name leaves out, by their numbers in the whole data set."""
+    _, _, listed = name.partition(":without=")
+    return tuple(int(word) for word in listed.split(",")) if listed else ()
+
+
+def _without(base: str, listed: str, root: Path | None, split: Split) -> Dataset:
+    words = listed.split(",")
+    if not all(word.isascii() and word.isdecimal() for word in words):
+        raise RequestError(f"data set {base}:without={listed}: expected class numbers, as in without=6,8")
+    absent = sorted({int(word) for word in words})
+    images, labels = DATASETS[base](root or DEFAULT_ROOT, split)
+    classes = int(labels.max()) + 1
+    if absent[-1] >= classes or classes - len(absent) < 2:
+        raise RequestError(
+            f"data set {base}:without={listed}: {base} has the classes 0 to {classes - 1}, of which two must be left"
+        )
+    numbers = np.cumsum(~np.isin(np.arange(classes), absent)) - 1
+    kept = ~np.isin(labels, absent)
+    names = tuple(n for c, n in enumerate(_class_names(base)) if c not in absent)
+    name = f"{base}:without={','.join(map(str, absent))}"
+    return from_arrays(name, images[kept], numbers[labels[kept]], names)
 
 
 def _class_names(name: str) -> tuple[str, ...]:
@@ -135,11 +163,11 @@ def from_arrays(
 def _fashion_mnist(root: Path, split: Split) -> Arrays:
     folders = [EMBEDDED / "fashion-mnist"] if split == "test" else []
     folders += [root / "FashionMNIST" / "raw", root, DEBIAN / "fashion-mnist"]
-    return _read_idx_pair(folders, split) or _torchvision("FashionMNIST", root, split)
+    return read_idx_pair(folders, split) or _torchvision("FashionMNIST", root, split)
 
 
 def _mnist(root: Path, split: Split) -> Arrays:
-    return _read_idx_pair([root / "MNIST" / "raw"], split) or _torchvision("MNIST", root, split)
+    return read_idx_pair([root / "MNIST" / "raw"], split) or _torchvision("MNIST", root, split)
 
 
 def _cifar10_q75(root: Path, split: Split) -> Arrays:
@@ -150,7 +178,7 @@ def _cifar10_q75(root: Path, split: Split) -> Arrays:
             f"data set cifar10-q75: no file {path}; put its train.npz and test.npz there or name another folder "
             "with --data-root"
         )
-    return _read_npz(path)
+    return read_npz(path)
 
 
 def _digits(root: Path, split: Split) -> Arrays:
@@ -195,82 +223,3 @@ def _torchvision(class_name: str, root: Path, split: Split) -> Arrays:
     if class_name == "SVHN":
         return np.transpose(data.data, (0, 2, 3, 1)), np.asarray(data.labels, dtype=np.int64)
     return np.asarray(data.data), np.asarray(data.targets, dtype=np.int64)
-
-
-def _read_idx_pair(folders: list[Path], split: Split) -> Arrays | None:
-    """Images and labels from the first folder that has both files, plain or gzipped."""
-    prefix = "t10k" if split == "test" else "train"
-    for folder in folders:
-        for suffix in ("", ".gz"):
-            images = folder / f"{prefix}-images-idx3-ubyte{suffix}"
-            labels = folder / f"{prefix}-labels-idx1-ubyte{suffix}"
-            if images.is_file() and labels.is_file():
-                return read_idx(images), read_idx(labels)
-    return None
-
-
-def read_idx(path: Path) -> NDArray[np.uint8]:
-    """An idx file of unsigned bytes, plain or gzipped; RequestError when it is corrupt."""
-    try:
-        payload = path.read_bytes()
-        if path.suffix == ".gz":
-            payload = gzip.decompress(payload)
-    except (OSError, EOFError, zlib.error) as error:
-        raise RequestError(f"image archive {path} is corrupt: {error}") from None
-    if len(payload) < 4 or payload[:3] != b"\x00\x00\x08":
-        raise RequestError(f"image archive {path} is corrupt: not an idx file of unsigned bytes")
-    dimensions = payload[3]
-    header = 4 + 4 * dimensions
-    if len(payload) < header:
-        raise RequestError(f"image archive {path} is corrupt: its header is cut off")
-    shape = struct.unpack(f">{dimensions}I", payload[4:header])
-    if len(payload) - header != int(np.prod(shape)):
-        raise RequestError(f"image archive {path} is corrupt: {len(payload) - header} bytes of data for shape {shape}")
-    return np.frombuffer(payload, np.uint8, offset=header).reshape(shape)
-
-
-def _read_npz(path: Path) -> Arrays:
-    """Arrays `images` and `labels` (or `x` and `y`); pickled objects are refused."""
-    try:
-        archive = np.load(path, allow_pickle=False)
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise RequestError(f"{path} must be an npz file with arrays images and labels, is a single array")
-        with archive:
-            for first, second in (("images", "labels"), ("x", "y")):
-                if first in archive and second in archive:
-                    return archive[first], archive[second]
-            raise RequestError(f"{path} must hold arrays images and labels, has {', '.join(archive.files) or 'none'}")
-    except FileNotFoundError:
-        raise RequestError(f"data set npz:{path}: no such file") from None
-    except RequestError:
-        raise
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError) as error:
-        raise RequestError(f"image archive {path} is corrupt or not an npz file: {error}") from None
-
-
-_IMAGE_FILE = re.compile(r".+\.(png|jpe?g|bmp|webp)", re.IGNORECASE)
-
-
-def _read_folder(path: Path) -> tuple[NDArray[Any], NDArray[Any], tuple[str, ...]]:
-    """One sub-folder a class, in alphabetical order, of images of one size and mode (L or RGB)."""
-    from PIL import Image
-
-    classes = sorted(p for p in path.iterdir() if p.is_dir()) if path.is_dir() else []
-    if len(classes) < 2:
-        raise RequestError(f"data set folder:{path}: expected a folder with one sub-folder of images a class")
-    images: list[NDArray[Any]] = []
-    labels: list[int] = []
-    for label, folder in enumerate(classes):
-        files = sorted(p for p in folder.iterdir() if _IMAGE_FILE.fullmatch(p.name))
-        for file in files:
-            try:
-                with Image.open(file) as image:
-                    images.append(np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB")))
-            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-                raise RequestError(f"image {file} is corrupt: {error}") from None
-            labels.append(label)
-            if images[-1].shape != images[0].shape:
-                raise RequestError(f"image {file} has shape {images[-1].shape}, the first image {images[0].shape}")
-    if not images:
-        raise RequestError(f"data set folder:{path}: no images (png, jpg, bmp, webp) in its sub-folders")
-    return np.stack(images), np.asarray(labels, dtype=np.int64), tuple(c.name for c in classes)

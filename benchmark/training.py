@@ -71,7 +71,7 @@ def train(
         "" if start is None else start.sha256,
         provenance.versions()["torch"],
     ]
-    if dataset not in datasets.DATASETS:  # a file with the images of a named set is not augmented as that is
+    if not datasets.is_named(dataset):  # a file with the images of a named set is not augmented as that is
         result_depends_on.append(data.name)
     if surrogate is not None:
         result_depends_on.append(surrogate.sha256)
@@ -130,7 +130,7 @@ def _load(name: str, root: Path | None) -> tuple[TrainingData, Dataset | None]:
         data = hold_out(source.name, source.sha256, source.num_classes, source.x, source.y)
     except ValueError as error:
         raise RequestError(str(error)) from None
-    if name not in datasets.DATASETS:
+    if not datasets.is_named(name):
         return data, None
     test = datasets.load(name, root, "test")
     shape, shape_of_test = tuple(source.x.shape[1:]), tuple(test.x.shape[1:])

@@ -6,17 +6,20 @@ import torch
 
 from model_zoo.architectures import build
 from model_zoo.recipes.data import TrainingData
+from model_zoo.recipes.groups import parse_groups
 
 
 def check_settings(settings: Any, data: TrainingData) -> None:
     """Try a recipe's settings on its data: the architecture, and the clusters of a clustering recipe.
 
-    Raises ValueError, one line, for an architecture that is unknown or does not take the images, for a class with
-    fewer images than clusters, and for a D beyond the number of clusters.
+    Raises ValueError, one line, for an architecture that is unknown or does not take the images, for groups that are
+    not those of its classes, for a class with fewer images than clusters, and for a D beyond the number of clusters.
     """
     architecture = getattr(settings, "architecture", None)
     if architecture is not None:
         _check_architecture(architecture, data)
+    if hasattr(settings, "groups"):
+        parse_groups(settings.groups, data.num_classes)
     clusters = getattr(settings, "clusters_per_class", None)
     if clusters is None:
         return

@@ -50,36 +50,42 @@ class Settings(ClusterSettings):
     steps: int = 10
 
 
-def adversarial_loss(settings: Settings, num_classes: int) -> BatchLosses:
-    """-log p_y(f(x_adv)) of a batch."""
+def adversarial_log_probabilities(batch: ClusterBatch, settings: Settings, num_classes: int) -> Tensor:
+    """log p(f(x_adv)) of a batch, (b, c)."""
     threat = Threat("linf", settings.eps)
 
-    def losses(batch: ClusterBatch) -> dict[str, Tensor]:
-        def log_p(images: Tensor) -> Tensor:
-            return log_probabilities(
-                batch.backbone(images),
-                batch.centroids,
-                batch.labels,
-                settings.variance or batch.variance,
-                num_classes,
-            )
+    def log_p(images: Tensor) -> Tensor:
+        variance = settings.variance or batch.variance
+        return log_probabilities(batch.backbone(images), batch.centroids, batch.labels, variance, num_classes)
 
-        batch.backbone.eval()
-        x_adv = ascend(
-            lambda images: cross_entropy(log_p(images), batch.y),
-            batch.x,
-            uniform_start(batch.x, threat, batch.generator),
-            threat,
-            steps=settings.steps,
-            step_size=settings.step_size,
-        )
-        batch.backbone.train()
-        return {"cross entropy": functional.nll_loss(log_p(x_adv), batch.y)}
+    batch.backbone.eval()
+    x_adv = ascend(
+        lambda images: cross_entropy(log_p(images), batch.y),
+        batch.x,
+        uniform_start(batch.x, threat, batch.generator),
+        threat,
+        steps=settings.steps,
+        step_size=settings.step_size,
+    )
+    batch.backbone.train()
+    return log_p(x_adv)
+
+
+def adversarial_loss(settings: Settings, num_classes: int) -> BatchLosses:
+    """-log p_y(f(x_adv)) of a batch."""
+
+    def losses(batch: ClusterBatch) -> dict[str, Tensor]:
+        return {
+            "cross entropy": functional.nll_loss(adversarial_log_probabilities(batch, settings, num_classes), batch.y)
+        }
 
     return losses
 
 
-def train(data: TrainingData, settings: Settings, run: TrainingRun) -> MagnetClassifier:
+def fit_from(
+    data: TrainingData, settings: Settings, run: TrainingRun, stage: str, losses: BatchLosses
+) -> MagnetClassifier:
+    """Ordinary batches of all images, from the warm start."""
     steps = max(1, len(data.x) // settings.batch_size)
 
     def ordinary(index: ClusterIndex, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
@@ -87,5 +93,8 @@ def train(data: TrainingData, settings: Settings, run: TrainingRun) -> MagnetCla
         for images in shuffled_batches(len(data.x), settings.batch_size, generator):
             yield none, images
 
-    loss = adversarial_loss(settings, data.num_classes)
-    return fit_clusters(data, settings, run, "clustr-at", warm_start(data, settings, run), ordinary, steps, loss)
+    return fit_clusters(data, settings, run, stage, warm_start(data, settings, run), ordinary, steps, losses)
+
+
+def train(data: TrainingData, settings: Settings, run: TrainingRun) -> MagnetClassifier:
+    return fit_from(data, settings, run, "clustr-at", adversarial_loss(settings, data.num_classes))

@@ -78,9 +78,11 @@ _SHIFT = {"fashion-mnist": 2, "mnist": 2, "cifar10": 4, "cifar10-q75": 4, "cifar
 def augment(x: Float[Tensor, "n c h w"], dataset: str, generator: torch.Generator) -> Float[Tensor, "n c h w"]:
     """Random shifts (zero padding), and mirror images where left and right mean nothing.
 
-    4 pixels on 32x32 images as in ClusTR appendix D, 2 on 28x28; none for SVHN and unknown data sets.
+    4 pixels on 32x32 images as in ClusTR appendix D, 2 on 28x28; none for SVHN and unknown data sets. What follows
+    a colon in the name says which images of a data set are meant, not of what kind they are.
     """
     n, _, h, w = x.shape
+    dataset = dataset.split(":")[0]
     if dataset in _MIRRORED:
         flip = torch.rand(n, generator=generator).to(x.device, non_blocking=True) < 0.5
         x = torch.where(flip[:, None, None, None], x.flip(3), x)

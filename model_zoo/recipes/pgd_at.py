@@ -27,20 +27,27 @@ class Settings(Supervised):
     steps: int = 10
 
 
+def adversarial_images(
+    model: nn.Module, x: Tensor, y: Tensor, threat: Threat, settings: Settings, generator: torch.Generator
+) -> Tensor:
+    """PGD examples of a batch; the model is left in training mode."""
+    model.eval()
+    x_adv = ascend(
+        lambda images: cross_entropy(model(images).float(), y),
+        x,
+        uniform_start(x, threat, generator),
+        threat,
+        steps=settings.steps,
+        step_size=settings.step_size,
+    )
+    model.train()
+    return x_adv
+
+
 def train(data: TrainingData, settings: Settings, run: TrainingRun) -> LogitsModel:
     threat = Threat("linf", settings.eps)
 
     def adversarial_loss(model: nn.Module, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor:
-        model.eval()
-        x_adv = ascend(
-            lambda images: cross_entropy(model(images).float(), y),
-            x,
-            uniform_start(x, threat, generator),
-            threat,
-            steps=settings.steps,
-            step_size=settings.step_size,
-        )
-        model.train()
-        return functional.cross_entropy(model(x_adv), y)
+        return functional.cross_entropy(model(adversarial_images(model, x, y, threat, settings, generator)), y)
 
     return fit(data, settings, run, "pgd-at", adversarial_loss)

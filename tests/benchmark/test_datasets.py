@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from benchmark.datasets import EMBEDDED, Dataset, from_arrays, load, read_idx
+from benchmark.datasets import EMBEDDED, Dataset, from_arrays, left_out, load
 from benchmark.errors import RequestError
+from benchmark.image_files import Split, read_idx
 from model_zoo.recipes.data import hold_out
 
 
@@ -80,9 +81,31 @@ def test_the_validation_images_are_those_that_recipes_hold_out() -> None:
     assert torch.equal(found.x, held.x_val)
     assert torch.equal(found.y, held.y_val)
     assert found.name == "digits:validation"
-    assert "only digits:validation is known" in _refused("digits:train")
+    assert "known are digits:validation" in _refused("digits:train")
     with pytest.raises(RequestError, match="to attack and not to train on"):
         load("digits:validation", None, "train")
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_data_set_without_some_classes_numbers_the_others_anew(split: Split) -> None:
+    whole, part = load("digits", None, split), load("digits:without=7,3", None, split)
+    kept = [place for place, label in enumerate(whole.y.tolist()) if label not in (3, 7)]
+    assert torch.equal(part.x, whole.x[kept])
+    numbers = {0: 0, 1: 1, 2: 2, 4: 3, 5: 4, 6: 5, 8: 6, 9: 7}
+    assert part.y.tolist() == [numbers[whole.y.tolist()[place]] for place in kept]
+    assert (part.name, part.num_classes) == ("digits:without=3,7", 8)
+    assert left_out(part.name) == (3, 7)
+    assert left_out("digits") == ()
+
+
+def test_names_of_the_classes_that_are_left() -> None:
+    names = load("fashion-mnist:without=0,9").class_names
+    assert (len(names), names[0], names[-1]) == (8, "trouser", "bag")
+
+
+@pytest.mark.parametrize("listed", ["", "a", "-1", "10", "1;2", "0,1,2,3,4,5,6,7,8"])
+def test_classes_that_cannot_be_left_out_are_refused(listed: str) -> None:
+    assert _refused(f"digits:without={listed}").startswith(f"data set digits:without={listed}: ")
 
 
 def test_an_unknown_data_set_suggests_the_nearest() -> None:

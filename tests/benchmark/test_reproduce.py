@@ -9,8 +9,9 @@ import pytest
 
 from benchmark import reproduce as package
 from benchmark.config import build_config
-from benchmark.datasets import DATASETS, Arrays, load
+from benchmark.datasets import DATASETS, load
 from benchmark.errors import RequestError
+from benchmark.image_files import Arrays
 from benchmark.reproduce import PAPERS
 from benchmark.reproduce.compare import (
     NOT_RUN_DATA,
