@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import re
 import shlex
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -38,7 +39,7 @@ class Training:
     def key(self) -> str:
         """A name that can be a file's, unique to what is trained."""
         digest = hashlib.sha256(json.dumps(self.about, sort_keys=True).encode()).hexdigest()
-        return f"{self.recipe}-{self.dataset}-{digest[:10]}"
+        return f"{self.recipe}-{re.sub('[^a-z0-9.-]', '-', self.dataset)}-{digest[:10]}"
 
     @property
     def needs(self) -> tuple["Training", ...]:
