@@ -17,7 +17,6 @@ import functools
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -39,6 +38,7 @@ from benchmark.errors import RequestError
 from benchmark.instrument import LANES, instrument
 from benchmark.resolve import check_model
 from benchmark.runner import run_unit
+from benchmark.threads import one_thread
 from model_zoo.adapter import judged_by
 from model_zoo.errors import ModelError
 from model_zoo.magnet import MagnetClassifier
@@ -68,9 +68,13 @@ SQUARE = ResolvedAttack(
 
 @dataclasses.dataclass(frozen=True)
 class Subject:
-    """A classifier of a run: its units and records, and its models as attacked."""
+    """A classifier of a run: its units and records, and its models as attacked.
+
+    `dataset` is what the run's configuration calls the data set, such as npz:FILE.
+    """
 
     about: Classifier
+    dataset: str
     units: Sequence[WorkUnit]
     records: Sequence[UnitRecord]
 
@@ -103,7 +107,7 @@ def subjects(store: Store, wanted: Sequence[str]) -> list[Subject]:
             raise RequestError(f"--model: no {name!r} in {store.folder}; it has {', '.join(sorted(known))}")
     done = {record.key: record for record in records}
     found = [
-        Subject(about, members, [done[unit.key] for unit in members if unit.key in done])
+        Subject(about, store.dataset(members[0]), members, [done[unit.key] for unit in members if unit.key in done])
         for about, members in groups.items()
         if not wanted or ({unit.model for unit in members} | {about[0]}) & set(wanted)
     ]
@@ -136,13 +140,13 @@ def diagnose(
     """Probe each classifier on its first samples; RequestError where data or weights are not those of the run."""
     if not found:
         return
-    dataset = _dataset(found[0].units[0], data_root)
+    dataset = _dataset(found[0], data_root)
     models = {name: _model(name, subject, dataset, device) for subject in found for name in subject.models}
     if not any(models[subject.models[0]].group != found[0].about[0] for subject in found):
         models |= _spare_surrogate(found[0], dataset, device)
     tick = advance(len(found), 0)
     for subject in found:
-        with _one_thread(device):
+        with one_thread(device):
             yield _Bench(subject, models, dataset, device, samples, seed).probed()
         logger.info("diagnosed %s at %s %.4g", subject.about[0], subject.about[4], subject.about[5])
         tick()
@@ -312,10 +316,10 @@ def _transferred(surrogate: str) -> ResolvedAttack:
     return dataclasses.replace(attack, params=attack.params | {"surrogate": surrogate})
 
 
-def _dataset(unit: WorkUnit, data_root: Path | None) -> Dataset:
-    dataset = datasets.load(unit.dataset, data_root)
-    if dataset.sha256 != unit.data_sha256:
-        raise RequestError(f"data set {unit.dataset} is not the one of the run: sha256 {dataset.sha256[:12]}...")
+def _dataset(subject: Subject, data_root: Path | None) -> Dataset:
+    dataset = datasets.load(subject.dataset, data_root)
+    if dataset.sha256 != subject.about[3]:
+        raise RequestError(f"data set {subject.dataset} is not the one of the run: sha256 {dataset.sha256[:12]}...")
     return dataset
 
 
@@ -336,14 +340,3 @@ def _spare_surrogate(subject: Subject, dataset: Dataset, device: torch.device) -
     if card is None or card.dataset != dataset.name or subject.about[0] == SURROGATE:
         return {}
     return {SURROGATE: load(SURROGATE, device)}
-
-
-@contextmanager
-def _one_thread(device: torch.device) -> Iterator[None]:
-    """As the workers of a run: sums in another order round otherwise."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1 if device.type == "cpu" else before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -17,8 +17,7 @@ A model given as package.module:factory is imported and called, as by `bench run
 """
 
 import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +37,7 @@ from benchmark.plan import plan
 from benchmark.recertify import left_alone, recertify, verifies
 from benchmark.rejudge import Names, Part, Subject, rejudge
 from benchmark.resolve import Request, check_model
+from benchmark.threads import one_thread
 from model_zoo.errors import ModelError
 from model_zoo.registry import LoadedModel, load
 from results.archive import unpacked
@@ -53,9 +53,9 @@ logger = logging.getLogger(__name__)
 def verify(run: Path, device: torch.device, data_root: Path | None) -> Verification:
     """Verify the folder of a run, or a .zip of one; StoreError, one line, for what is neither."""
     if run.is_dir():
-        with _one_thread(device):
+        with one_thread(device):
             return _verified(run, device, data_root)
-    with unpacked(run) as folder, _one_thread(device):
+    with unpacked(run) as folder, one_thread(device):
         return _verified(folder, device, data_root)
 
 
@@ -230,14 +230,3 @@ def _same(saved: Saved, world: _World, name: str) -> bool:
 
 def _loaded(name: str, world: _World) -> LoadedModel:
     return world.subjects[name].loaded if name in world.subjects else load(name)
-
-
-@contextmanager
-def _one_thread(device: torch.device) -> Iterator[None]:
-    """As the workers of a run: sums in another order round otherwise."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1 if device.type == "cpu" else before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -58,6 +58,5 @@ def _load(folder: Path) -> LoadedRun:
         rows = leaderboard(units, records, probed)
     except ValueError as error:
         raise StoreError(f"{folder}: {error}") from None
-    named = store.description().get("configuration", {}).get("dataset", units[0].dataset)
     radii = curves((record for record in records if record.unit.proves), lambda record: {})  # without eq. 3
-    return LoadedRun(store, str(named), units, records, rows, radii)
+    return LoadedRun(store, store.dataset(units[0]), units, records, rows, radii)

@@ -118,6 +118,10 @@ class Store:
             raise StoreError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
         return units
 
+    def dataset(self, unit: WorkUnit) -> str:
+        """A unit's data set as the run's configuration calls it: with the folder of an npz:FILE or folder:DIR."""
+        return str(self.description()["configuration"].get("dataset", unit.dataset))
+
     def keys(self) -> set[str]:
         """Keys of the units that are done; StoreError where nobody can tell."""
         try:

@@ -35,8 +35,7 @@ import copy
 import hashlib
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -48,6 +47,7 @@ from torch.nn import functional
 
 from attacks.lipschitz import lipschitz_bound
 from attacks.radii import hard_radii
+from benchmark.threads import one_thread
 from model_zoo.clusters import pairwise_squared_distances
 from model_zoo.recipes.loop import set_learning_rate
 from model_zoo.recipes.magnet_training import magnet_loss
@@ -98,17 +98,6 @@ class Certified:
         with torch.no_grad():
             distances = pairwise_squared_distances(self.network(x), self.centroids)
         return distances[:, 1] - distances[:, 0]
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Steps this small take many times as long on several threads where the cores are busy."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @one_thread()

@@ -10,8 +10,8 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from benchmark.datasets import Dataset
-from benchmark.reproduce.clustr_fig3 import one_thread
 from benchmark.reproduce.request import Advance
+from benchmark.threads import one_thread
 from model_zoo.recipes.data import TrainingData
 from model_zoo.recipes.loop import TrainingRun
 from model_zoo.recipes.registry import RECIPES

@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import benchmark.diagnose
 from attacks.autoattack import Part, autoattack
@@ -150,6 +152,56 @@ def test_kmeans_under_exact_stays_at_a_with_nothing_found(bench: Bench, tmp_path
     assert "trust A before, A after" in done.out
     assert "nothing found" in done.out
     assert _rows(bench)[kmeans]["findings"] == []
+
+
+def _as_npz(folder: Path, data: Dataset) -> str:
+    path = folder / "mine.npz"
+    np.savez(path, images=data.x[:SAMPLES].numpy(), labels=data.y[:SAMPLES].numpy())
+    return f"npz:{path}"
+
+
+def _as_folder(folder: Path, data: Dataset) -> str:
+    for place in range(SAMPLES):
+        path = folder / "mine" / f"{data.y[place]}" / f"{place}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray((data.x[place, 0] * 255).round().byte().numpy()).save(path)
+    return f"folder:{folder / 'mine'}"
+
+
+@pytest.mark.usefixtures("few_queries")
+@pytest.mark.parametrize("write", [_as_npz, _as_folder])
+def test_a_users_own_data_set_is_found_where_the_run_had_it(
+    bench: Bench, tmp_path: Path, users: str, digits: Dataset, write: Callable[[Path, Dataset], str]
+) -> None:
+    named = write(tmp_path, digits)
+    model, samples = f"{users}:honest", str(SAMPLES)
+    request = ["--model", model, "--dataset", named, "--attack", "pgd20", "--samples", samples, "--workers", "1"]
+    assert bench("run", *request, "--eps", "0.15", "--out", "run").code == 0
+    done = bench("diagnose", "run", "--samples", "3")
+    assert done.code == 0, done.err
+    assert "3 samples probed" in done.out
+
+
+@pytest.mark.usefixtures("few_queries")
+def test_another_file_under_the_name_of_the_runs_data_is_refused(
+    bench: Bench, tmp_path: Path, users: str, digits: Dataset
+) -> None:
+    named = _as_npz(tmp_path, digits)
+    request = [
+        "--model",
+        f"{users}:honest",
+        "--dataset",
+        named,
+        "--attack",
+        "pgd20",
+        "--samples",
+        "4",
+        "--workers",
+        "1",
+    ]
+    assert bench("run", *request, "--out", "run").code == 0
+    np.savez(named.removeprefix("npz:"), images=digits.x[SAMPLES:40].numpy(), labels=digits.y[SAMPLES:40].numpy())
+    assert bench("diagnose", "run").refused().startswith(f"data set {named} is not the one of the run: sha256")
 
 
 @pytest.fixture(scope="module")
