@@ -78,7 +78,9 @@ def splits(groups: Groups, count: int, seed: int) -> tuple[tuple[int, ...], ...]
     choices = [members for g in range(len(groups.names)) if len(members := groups.members(g)) > 1]
     possible = float(np.prod([len(members) for members in choices])) if choices else 0.0
     if count < 1 or count > min(possible, _MOST_TRIES):
-        raise RequestError(f"--splits must be from 1 to {min(possible, _MOST_TRIES):.0f} with these groups, got {count}")
+        raise RequestError(
+            f"--splits must be from 1 to {min(possible, _MOST_TRIES):.0f} with these groups, got {count}"
+        )
     random = np.random.default_rng(seed)
     found: dict[tuple[int, ...], None] = {}
     while len(found) < count:
@@ -86,9 +88,7 @@ def splits(groups: Groups, count: int, seed: int) -> tuple[tuple[int, ...], ...]
     return tuple(found)
 
 
-def adapt(
-    protocol: Protocol, folder: Path, data_root: Path | None, device: torch.device, trained: Done
-) -> Adaptation:
+def adapt(protocol: Protocol, folder: Path, data_root: Path | None, device: torch.device, trained: Done) -> Adaptation:
     """Train what is not there, then measure; `trained` is called after each training."""
     test = datasets.load(protocol.dataset, data_root, "test")
     train = datasets.load(protocol.dataset, data_root, "train")
@@ -209,4 +209,3 @@ def _backbone(model: nn.Module) -> nn.Module:
 def _run(model: nn.Module, x: Tensor, device: torch.device) -> NDArray[np.float32]:
     with torch.no_grad():
         return torch.cat([model(part.to(device)).cpu() for part in x.split(_PARTS)]).numpy()
-

@@ -1,0 +1,107 @@
+"""Domain adaptation: what is left out, what is trained, and the group asked of unseen classes, on digits."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from benchmark import datasets
+from benchmark.adaptation import METHODS, Protocol, _Target, adapt, count_trainings, splits
+from benchmark.errors import RequestError
+from model_zoo.registry import load
+from results.groups import Groups
+from tests.benchmark.builders import CPU
+
+LABELS = (0, 0, 1, 1, 2, 0, 1, 0, 1, 1)
+"""4 is alone in its group."""
+GROUPS = Groups(("a", "b", "c"), tuple("0123456789"), LABELS, "", "test")
+
+
+def protocol(*methods: str, shots: int = 5) -> Protocol:
+    return Protocol("digits", GROUPS, splits(GROUPS, 1, 0), methods, shots, seed=0, epochs=1)
+
+
+def test_a_split_leaves_out_one_class_of_each_group_that_has_more() -> None:
+    found = splits(GROUPS, 12, 0)
+    assert len(set(found)) == 12
+    for left_out in found:
+        assert sorted(LABELS[c] for c in left_out) == [0, 1]
+    assert splits(GROUPS, 12, 0) == found
+    assert splits(GROUPS, 20, 3)[:2] != found[:2] or splits(GROUPS, 20, 4)[:2] != found[:2]
+
+
+@pytest.mark.parametrize("count", [0, 21, -1])
+def test_more_splits_than_there_are_are_refused(count: int) -> None:
+    with pytest.raises(RequestError, match="--splits must be from 1 to 20"):
+        splits(GROUPS, count, 0)
+
+
+def test_grouped_models_know_the_groups_of_the_classes_that_are_left() -> None:
+    one = protocol(*METHODS)
+    trainings = one.trainings((0, 9))
+    assert trainings["grouped"].dataset == "digits:without=0,9"
+    assert dict(trainings["grouped"].settings)["groups"] == "0,4,6/1,2,5,7/3"  # of 1..8: groups 0,1,1,2,0,1,0,1
+    assert dict(trainings["clustering grouped"].settings)["warm_start"] == trainings["robust"]
+    assert count_trainings(one) == 5
+    assert count_trainings(protocol("clustering")) == 2, "the robust model it starts from"
+    assert ":" not in trainings["robust"].key
+
+
+def test_the_target_is_the_test_images_of_unseen_classes_and_the_source_the_others() -> None:
+    test, train = datasets.load("digits"), datasets.load("digits", None, "train")
+    target = _Target.of(test, train, protocol("standard"), (3, 5))
+    unseen = [i for i, label in enumerate(test.y.tolist()) if label in (3, 5)]
+    assert torch.equal(target.x, test.x[unseen])
+    assert target.groups.tolist() == [LABELS[label] for label in test.y[unseen].tolist()]
+    assert len(target.few) == 10
+    assert sorted(target.groups_of_few.tolist()) == [0] * 5 + [1] * 5
+    same = datasets.load("digits:without=3,5")
+    assert torch.equal(target.source.x, same.x)
+    assert torch.equal(target.source.y, same.y)
+    assert target.group_of_output.tolist() == [0, 0, 1, 2, 1, 0, 1, 1]
+
+
+def test_too_many_shots_are_refused() -> None:
+    test, train = datasets.load("digits"), datasets.load("digits", None, "train")
+    with pytest.raises(RequestError, match="--shots 5000: class 3 has"):
+        _Target.of(test, train, protocol("standard", shots=5000), (3, 5))
+
+
+def test_the_linear_layer_is_scikit_learns_on_standardised_pixels() -> None:
+    from sklearn.linear_model import LogisticRegression
+
+    test, train = datasets.load("digits"), datasets.load("digits", None, "train")
+    target = _Target.of(test, train, protocol("standard", shots=20), (3, 5))
+    few, x = target.few.flatten(1).numpy(), target.x.flatten(1).numpy()
+    std = few.std(axis=0)
+    std[std == 0] = 1.0
+    layer = LogisticRegression(max_iter=2000).fit((few - few.mean(axis=0)) / std, target.groups_of_few)
+    expected = layer.predict((x - few.mean(axis=0)) / std) == target.groups
+    right = target.by_linear_layer(nn.Flatten())
+    assert np.mean(np.array(right) == expected) > 0.98
+    assert np.mean(right) > 0.9, "3 and 5 are told apart from 20 images each"
+
+
+def test_models_are_trained_once_and_asked_for_groups(tmp_path: Path) -> None:
+    one = protocol("standard", "clustering")
+    ticks: list[int] = []
+    found = adapt(one, tmp_path, None, CPU, lambda: ticks.append(1))
+    assert len(ticks) == 3
+    (left_out,) = one.splits
+    assert [model.method for model in found.models] == ["standard", "clustering"]
+    test = datasets.load("digits")
+    learned = [c for c in range(10) if c not in left_out]
+    for model, training in zip(found.models, one.trainings(left_out).values(), strict=True):
+        loaded = load(str(training.weights(tmp_path)), CPU)
+        assert loaded.card is not None
+        assert loaded.card.sha256 == model.weights_sha256
+        unseen = torch.tensor([label in left_out for label in test.y.tolist()])
+        with torch.no_grad():
+            predicted = loaded.model(test.x[unseen]).argmax(dim=1).tolist()
+        expected = [LABELS[learned[p]] == LABELS[t] for p, t in zip(predicted, test.y[unseen].tolist(), strict=True)]
+        assert model.zero_shot == "".join("1" if right else "0" for right in expected)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
+    assert adapt(one, tmp_path, None, CPU, lambda: None) == found
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")} == before
