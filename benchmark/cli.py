@@ -15,6 +15,7 @@ from benchmark.errors import RequestError
 from benchmark.progress import epoch_bars, units_bar
 from results.aggregate import UnsoundError
 from results.claims import ClaimsError
+from results.printable import printable
 from results.store import Store, StoreError
 
 if TYPE_CHECKING:
@@ -142,6 +143,8 @@ def train(
     if card.clean_accuracy is not None:
         accuracy += f", clean {100 * card.clean_accuracy:.2f} % of {card.clean_samples} test images"
     print(f"{target}: {accuracy}, {card.minutes:.1f} minutes")
+    for note in card.notes:
+        print(f"note: {printable(note)}")
     print(f"evaluate it: bench run --model {shlex.quote(str(target))}")
 
 

@@ -21,12 +21,14 @@ from model_zoo.architectures import ARCHITECTURES
 from model_zoo.errors import ModelError
 from model_zoo.recipes.check import check_settings
 from model_zoo.recipes.data import TrainingData, hold_out
+from model_zoo.recipes.groups import write_groups
 from model_zoo.recipes.loop import Progress, TrainingRun, read_history
 from model_zoo.recipes.registry import RECIPES, settings_from
 from model_zoo.recipes.supervised import accuracy
 from model_zoo.recipes.warm_start import foreign_start
 from model_zoo.registry import LoadedModel, load
 from model_zoo.weights import ModelCard, save_model
+from results.groups import GroupsError, groups_of
 
 
 def train(
@@ -57,6 +59,8 @@ def train(
     named = getattr(settings, "warm_start", "")
     start, surrogate = _loaded("warm_start", named), _loaded("surrogate", getattr(settings, "surrogate", ""))
     data, test = _load(dataset, data_root)
+    if getattr(settings, "groups", None) == "":
+        settings = dataclasses.replace(settings, groups=_groups(recipe_name, data))
     try:
         check_settings(settings, data)
     except ValueError as error:
@@ -140,6 +144,18 @@ def _load(name: str, root: Path | None) -> tuple[TrainingData, Dataset | None]:
             f"test images {shape_of_test} and {test.num_classes}"
         )
     return data, test
+
+
+def _groups(recipe: str, data: TrainingData) -> str:
+    """The groups that ship for the data set, its classes numbered as they are in the training."""
+    absent = datasets.left_out(data.name)
+    try:
+        known = groups_of(data.name, (), data.num_classes + len(absent))
+    except GroupsError:
+        raise RequestError(
+            f"recipe {recipe}: no groups of classes ship for data set {data.name}; give them by --set groups=0,2,3/1,4"
+        ) from None
+    return write_groups([group for number, group in enumerate(known.labels) if number not in absent])
 
 
 def _check_names(settings: Any, out: Path) -> None:

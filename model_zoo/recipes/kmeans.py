@@ -5,12 +5,14 @@ is left out of the classifier, so that no image is given a class by it. A class 
 centroid; all its samples are then misclassified. The card tells of both.
 """
 
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 from model_zoo.kmeans import KMeansClassifier, majority_labels
@@ -66,7 +68,9 @@ def cluster(
 ) -> Clustering:
     """At most so many Lloyd iterations, from `start` or from k-means++, and what its clusters stand for."""
     init = "k-means++" if start is None else start.numpy()
-    fitted = KMeans(clusters, init=init, n_init=1, max_iter=iterations, random_state=seed).fit(flat.numpy())
+    with warnings.catch_warnings():  # of clusters without members the card tells
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        fitted = KMeans(clusters, init=init, n_init=1, max_iter=iterations, random_state=seed).fit(flat.numpy())
     assignments = torch.from_numpy(fitted.labels_.astype(np.int64))
     centroids = torch.from_numpy(fitted.cluster_centers_).float()
     labels = majority_labels(assignments, y, clusters, num_classes)

@@ -6,10 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from attacks.hardware import has_bfloat16
 from benchmark.datasets import DATASETS, load
+from benchmark.training import _groups
+from model_zoo.recipes import pgd_at_grouped
+from model_zoo.recipes.data import hold_out
 from model_zoo.registry import load as load_model
 from model_zoo.weights import ModelCard, read_card
 from tests.benchmark.conftest import Bench, Finished
@@ -279,3 +283,53 @@ def test_kmeans_adv_refuses_what_cannot_be_in_one_line(
 ) -> None:
     arguments = [f"--set={setting}" for setting in ("clusters=8", *settings)]
     assert told in bench("train", "kmeans-adv", "--dataset", archive(tmp_path / "mine.npz"), *arguments).refused()
+
+
+def test_grouped_recipes_take_groups_by_setting_or_say_that_none_ship(bench: Bench, tmp_path: Path) -> None:
+    dataset = archive(tmp_path / "a.npz", 40, classes=3)
+    refused = bench("train", "pgd-at-grouped", "--dataset", dataset, *ONE_EPOCH)
+    assert (refused.code, refused.out) == (2, "")
+    hint = "give them by --set groups=0,2,3/1,4"
+    assert refused.err == f"error: recipe pgd-at-grouped: no groups of classes ship for data set npz:a.npz; {hint}\n"
+    wrong = bench("train", "pgd-at-grouped", "--dataset", dataset, "--set", "groups=0,1/3")
+    assert (wrong.code, wrong.err) == (
+        2,
+        "error: recipe pgd-at-grouped: groups: '3' is no class from 0 to 2 in '0,1/3'\n",
+    )
+    _, card = trained(bench, "pgd-at-grouped", dataset, *ONE_EPOCH, *BATCH, "--set", "groups=0,2/1")
+    assert (card.settings["groups"], card.settings["weight"]) == ("0,2/1", pgd_at_grouped.Settings().weight)
+    _, card = trained(
+        bench,
+        "clustr-grouped",
+        dataset,
+        *ONE_EPOCH,
+        *BATCH,
+        "--set",
+        "groups=0/1,2",
+        "--set",
+        "warm_start=w.safetensors",
+    )
+    assert (card.settings["groups"], card.clusters) == ("0/1,2", 6)
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "expected"),
+    [("fashion-mnist", 10, "0,2,3,4,6/1,8/5,7,9"), ("fashion-mnist:without=1,6,7", 7, "0,1,2,3/4,6/5")],
+)
+def test_the_groups_of_a_known_data_set_are_those_of_the_classes_that_are_left(
+    name: str, classes: int, expected: str
+) -> None:
+    images, labels = pixels(10 * classes, classes)
+    data = hold_out(name, "0" * 64, classes, torch.from_numpy(images / 255.0)[:, None], torch.from_numpy(labels))
+    assert _groups("pgd-at-grouped", data) == expected
+
+
+def test_what_the_card_tells_is_told_at_the_end_too(bench: Bench, tmp_path: Path) -> None:
+    images = np.repeat(np.random.default_rng(0).integers(0, 255, (3, 8, 8), dtype=np.uint8), 20, axis=0)
+    order = np.random.default_rng(1).permutation(60)
+    np.savez(tmp_path / "copies.npz", images=images[order], labels=np.repeat([0, 1, 2], 20)[order])
+    done, card = trained(bench, "kmeans", f"npz:{tmp_path / 'copies.npz'}", "--set", "clusters=10")
+    (note,) = card.notes
+    assert note.startswith("7 of 10 clusters had no member")
+    assert f"note: {note}\n" in done.out
+    assert "Warning" not in done.err

@@ -288,7 +288,6 @@ def with_copies() -> TrainingData:
     return hold_out("copies", "2" * 64, 3, distinct.repeat(5, 1, 1, 1), torch.cat([y, y[:12]]))
 
 
-@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize("recipe", ["kmeans", "kmeans-adv"])
 def test_an_empty_cluster_wins_no_image_and_an_absent_class_is_told(recipe: str) -> None:
     data = with_copies()
