@@ -11,9 +11,11 @@ left out (the target), networks learn the others (the source), then the group of
 What is trained lies in the folder and is found again; a training that was stopped goes on.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,7 +32,7 @@ from model_zoo.errors import ModelError
 from model_zoo.recipes.groups import write_groups
 from model_zoo.registry import load
 from results.adaptation import Adaptation, Adapted, marks, split_key
-from results.groups import Groups
+from results.groups import Groups, GroupsError, groups_of
 
 Done = Callable[[], None]
 _PARTS = 500
@@ -48,6 +50,11 @@ class Protocol:
     shots: int
     seed: int
     epochs: int
+
+    def identity(self) -> dict[str, Any]:
+        """All that the numbers depend on but the data and the recipes."""
+        groups = dict(zip(self.groups.classes, (self.groups.names[g] for g in self.groups.labels), strict=True))
+        return dataclasses.asdict(self) | {"groups": groups}
 
     def trainings(self, left_out: tuple[int, ...]) -> dict[str, Training]:
         """A split's models by method. Grouped ones know the groups of their classes; clustering ones start robust."""
@@ -68,6 +75,38 @@ class Protocol:
 
 
 METHODS = ("standard", "robust", "grouped", "clustering", "clustering grouped")
+
+
+def protocol_of(
+    dataset: str,
+    data_root: Path | None,
+    *,
+    groups: Path | None,
+    count: int,
+    methods: Sequence[str],
+    shots: int,
+    seed: int,
+    epochs: int,
+) -> Protocol:
+    """The experiment that the command line asks for; RequestError, one line, for what cannot be, before any work."""
+    if not datasets.is_named(dataset) or datasets.left_out(dataset):
+        raise RequestError(f"--dataset must be one with training and test images, see bench list data; got {dataset!r}")
+    for name in methods:
+        if name not in METHODS:
+            raise RequestError(f"unknown method {name!r}; known: {', '.join(METHODS)}")
+    for option, value, least in (("--shots", shots, 1), ("--epochs", epochs, 0)):
+        if value < least:
+            raise RequestError(f"{option} must be at least {least}, got {value}")
+    test, train = (datasets.load(dataset, data_root, split) for split in ("test", "train"))
+    try:
+        known = groups_of(dataset, test.class_names, test.num_classes, groups)
+    except GroupsError as error:
+        raise RequestError(str(error)) from None
+    wanted = tuple(dict.fromkeys(methods)) or METHODS
+    protocol = Protocol(dataset, known, splits(known, count, seed), wanted, shots, seed, epochs)
+    for left_out in protocol.splits:
+        _Target.of(test, train, protocol, left_out)
+    return protocol
 
 
 def splits(groups: Groups, count: int, seed: int) -> tuple[tuple[int, ...], ...]:

@@ -147,9 +147,10 @@ EPS = Study(
     varied=("eps",),
     lines=(
         Line(("none (eta = 0)",), (_adversarial(_UNATTACKED),)),
-        *(Line((eps,), (_adversarial({"eps": eps}),)) for eps in ("0.05", "0.1", "0.2", "0.3", "0.5")),
+        *(Line((eps,), (_adversarial({"eps": eps, "beta": "1"}),)) for eps in ("0.05", "0.1", "0.2", "0.3", "0.5")),
     ),
     measures=(*_judged(FASHION), exact(0.05, 1000)),
+    notes=("one step at full strength: images of five strengths a line would be made otherwise.",),
 )
 
 BETA = Study(

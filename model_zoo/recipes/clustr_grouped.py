@@ -3,6 +3,7 @@
 loss = -log p_y(f(x_adv)) + weight / (b C) sum over images and classes c of (log p_c - mean of log p over c's group)^2,
 p of ClusTR's eq. 4, x_adv as in `clustr-at`. The clustering counterpart of `pgd-at-grouped`: as the logit of a class is
 minus the soft squared distance to its clusters / (2 sigma^2), it draws the clusters of a group's classes together.
+The weight is that of `pgd-at-grouped`, where it was chosen.
 """
 
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ class Settings(clustr_at.Settings):
     """`groups` as `0,2,3/1,4` (classes by number); empty: those known of the data set."""
 
     groups: str = ""
-    weight: float = 0.01
+    weight: float = 1.0
 
 
 def train(data: TrainingData, settings: Settings, run: TrainingRun) -> MagnetClassifier:
