@@ -39,7 +39,7 @@ def lipschitz_bound(module: nn.Module, shape: tuple[int, ...]) -> float:
         if part.training and isinstance(part, _OTHERWISE_IN_TRAINING):
             raise Unbounded(f"{type(part).__name__} is in training mode, in which no rule holds; call eval() first")
     first, second = (_record(module, shape, n) for n in _BATCHES)
-    if not same_operations(first, second):
+    if not _same(first, second):
         raise Unbounded(f"{type(module).__name__} computes something else at another call or batch size")
     return _walk(second, _BATCHES[-1])
 
@@ -58,7 +58,7 @@ def _record(module: nn.Module, shape: tuple[int, ...], n: int) -> fx.GraphModule
     return recorded
 
 
-def same_operations(first: fx.GraphModule, second: fx.GraphModule) -> bool:
+def _same(first: fx.GraphModule, second: fx.GraphModule) -> bool:
     """Whether the operations are the same, sizes of reshaped values left out: they hold the batch's size."""
     if len(first.graph.nodes) != len(second.graph.nodes):
         return False

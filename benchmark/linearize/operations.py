@@ -50,6 +50,8 @@ FIRST: dict[Any, str] = {
     aten._upsample_nearest_exact2d.default: "resizing",
     aten.upsample_bilinear2d.default: "resizing",
     aten.upsample_bilinear2d.vec: "resizing",
+    aten._upsample_bilinear2d_aa.default: "resizing",
+    aten._upsample_bicubic2d_aa.default: "resizing",
     aten.upsample_bicubic2d.default: "resizing",
     aten.upsample_bicubic2d.vec: "resizing",
     aten.div.Tensor: "scale",
@@ -117,25 +119,26 @@ PRODUCTS: dict[Any, str] = {
 }
 """Affine in one factor while the other is a constant; what is added to the product may depend on the image too."""
 
-NOTHING = (aten.alias.default, aten.detach.default, aten.lift_fresh_copy.default, aten._to_copy.default)
+SAME = (aten.alias.default, aten.detach.default, aten.lift_fresh_copy.default, aten._to_copy.default)
 """The same numbers; float64 stands for every floating type."""
 
 VIEWS = (aten.view.default, aten._unsafe_view.default)
 
-FILLED: dict[Any, float] = {
+FILLED: dict[Any, float | None] = {
     aten.zeros_like.default: 0.0,
     aten.new_zeros.default: 0.0,
     aten.ones_like.default: 1.0,
     aten.new_ones.default: 1.0,
+    aten.full_like.default: None,
+    aten.new_full.default: None,
 }
-"""Constants, though they ask a value for its shape."""
+"""Constants, though they ask a value for its shape; None: filled with their last argument."""
 
 MAX_POOLS = (aten.max_pool2d_with_indices.default, aten.max_pool3d_with_indices.default)
 ADAPTIVE_MAX_POOLS = (aten.adaptive_max_pool2d.default, aten.adaptive_max_pool3d.default)
 BATCH_NORMS = (
     aten.native_batch_norm.default,
     aten._native_batch_norm_legit.default,
-    aten._native_batch_norm_legit.no_stats,
     aten._native_batch_norm_legit_no_training.default,
 )
 
@@ -143,6 +146,7 @@ FIRST_OF_TUPLE = (*MAX_POOLS, *ADAPTIVE_MAX_POOLS, *BATCH_NORMS, aten.log_sigmoi
 """Their first result alone has a stand-in."""
 
 REFUSED = {
+    "native_batch_norm_legit": "instance norm, or batch norm without running statistics,",
     "native_layer_norm": "layer norm",
     "native_group_norm": "group norm",
     "softmax": "softmax",

@@ -19,10 +19,9 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from attacks.lipschitz import same_operations
+from attacks.lipschitz_rules import name_of
 from benchmark.linearize.changes import Change, NotLinearizable
 
-BATCH = 2
 _PATH = "nn_module_stack"
 """The field of a node's meta that make_fx fills from what is being traced."""
 
@@ -39,18 +38,49 @@ _LEFT_OUT: dict[Any, str] = {
     functional.tanhshrink: "tanhshrink",
 }
 
+_OUT_OF_SIGHT = (Tensor.numpy, Tensor.__array__, Tensor.tolist)
 
-def record(module: nn.Module, shape: tuple[int, ...]) -> tuple[fx.GraphModule, list[Change]]:
-    """The graph of ATen operators of `module`, in eval mode, on BATCH images, and what was left out of it.
 
-    Raises NotLinearizable for a network that cannot be recorded, because what it computes depends on pixels, say, or
-    that computes something else at another call.
+def record(module: nn.Module, shape: tuple[int, ...], n: int) -> tuple[fx.GraphModule, list[Change]]:
+    """The graph of ATen operators of `module`, in eval mode, on n images, and what was left out of it.
+
+    Raises NotLinearizable for a network that cannot be recorded, because what it computes depends on pixels, say.
     """
-    frozen = copy.deepcopy(module).cpu().eval().requires_grad_(False)
-    (first, changes), (second, _) = (_recorded(frozen, shape) for _ in range(2))
-    if not same_operations(first, second):
-        raise NotLinearizable(f"{type(module).__name__} computes something else at another call")
-    return first, changes
+    paths: list[str] = []
+    changes: list[Change] = []
+    try:
+        frozen = copy.deepcopy(module).cpu().eval().requires_grad_(False)
+        dtype = next((p.dtype for p in frozen.parameters() if p.is_floating_point()), torch.float32)
+        images = torch.rand(n, *shape, generator=torch.Generator().manual_seed(n)).to(dtype)
+
+        def run(x: Tensor) -> object:
+            with _LeavingOut(paths, changes):
+                return frozen(x.clone())  # a network may write into its input
+
+        with ExitStack() as stack:
+            for path, part in frozen.named_modules():
+                stack.enter_context(_entered(part, partial(_enter, paths, path), partial(_leave, paths)))
+            stack.enter_context(fx_traceback.preserve_node_meta())
+            stack.enter_context(torch.no_grad())
+            graph: fx.GraphModule = make_fx(functionalize(run))(images)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:160]
+        raise NotLinearizable(f"{type(module).__name__} cannot be recorded: {reason}") from error
+    _check_shapes(graph)
+    graph.graph.eliminate_dead_code()
+    return graph, changes
+
+
+def _check_shapes(recorded: fx.GraphModule) -> None:
+    """Sizes are numbers in a graph: those that follow from pixels would be taken for the network's own."""
+    changing: set[Node] = set()
+    for node in recorded.graph.nodes:
+        from_image = changing.intersection(node.all_input_nodes)
+        if node.op == "placeholder" or from_image:
+            changing.add(node)
+        moved = from_image == {node.args[0]} if node.target is torch.ops.aten.index.Tensor else not from_image
+        if torch.Tag.dynamic_output_shape in getattr(node.target, "tags", ()) and from_image and not moved:
+            raise NotLinearizable(f"the size of what {name_of(node)} at {path_of(node)} gives depends on pixels")
 
 
 def path_of(node: Node) -> str:
@@ -59,35 +89,8 @@ def path_of(node: Node) -> str:
     return paths[-1] if paths and paths[-1] else node.name
 
 
-def _recorded(frozen: nn.Module, shape: tuple[int, ...]) -> tuple[fx.GraphModule, list[Change]]:
-    dtype = next((p.dtype for p in frozen.parameters() if p.is_floating_point()), torch.float32)
-    images = torch.rand(BATCH, *shape, generator=torch.Generator().manual_seed(0)).to(dtype)
-    paths: list[str] = []
-    changes: list[Change] = []
-
-    def run(x: Tensor) -> Tensor:
-        with _LeavingOut(paths, changes):
-            output: Tensor = frozen(x.clone())  # a network may write into its input
-        return output
-
-    with ExitStack() as stack:
-        for path, part in frozen.named_modules():
-            stack.enter_context(_entered(part, partial(_enter, paths, path), partial(_leave, paths)))
-        stack.enter_context(fx_traceback.preserve_node_meta())
-        stack.enter_context(torch.no_grad())
-        try:
-            graph: fx.GraphModule = make_fx(functionalize(run))(images)
-        except NotLinearizable:
-            raise
-        except Exception as error:
-            reason = " ".join(str(error).split())[:160]
-            raise NotLinearizable(f"{type(frozen).__name__} cannot be recorded: {reason}") from error
-    graph.graph.eliminate_dead_code()
-    return graph, changes
-
-
 class _LeavingOut(TorchFunctionMode):
-    """Calls of `_LEFT_OUT` give back their input and are noted."""
+    """Calls of `_LEFT_OUT` give back their input and are noted; those that would hide what follows are refused."""
 
     def __init__(self, paths: Sequence[str], changes: list[Change]):
         super().__init__()
@@ -97,6 +100,8 @@ class _LeavingOut(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if func in _OUT_OF_SIGHT:
+            raise TypeError("its forward pass hands values to NumPy, where nothing is recorded")
         if func not in _LEFT_OUT:
             return func(*args, **kwargs)
         where = self.paths[-1] if self.paths and self.paths[-1] else func.__name__

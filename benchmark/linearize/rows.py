@@ -69,13 +69,13 @@ class ClassRows:
     rows: Float64[np.ndarray, "r d"]
     labels: Int[np.ndarray, " r"]
     classes: Float64[np.ndarray, "c d"]
-    head: Float64[np.ndarray, "c f"]
+    head: Float64[np.ndarray, "k f"]
     changes: tuple[Change, ...]
     check: SelfCheck
     centred: bool = False
 
 
-def class_rows(model: nn.Module, image: Float[Tensor, "c h w"], bn: BatchNorm) -> ClassRows:
+def class_rows(model: nn.Module, image: Float[Tensor, "*image"], bn: BatchNorm) -> ClassRows:
     """The rows of a classifier's linearised map: W = d logits / d x, or that of the distances' differences.
 
     Raises NotLinearizable for a network without one, and where the self-check fails.
@@ -129,7 +129,7 @@ def _learned_map_rows(model: LearnedMapClassifier, image: Tensor, bn: BatchNorm)
 
 
 def checked_jacobian(
-    linear: Linearized, image: Float[Tensor, "c h w"], combinations: Float64[Tensor, "r k"] | None = None
+    linear: Linearized, image: Float[Tensor, "*image"], combinations: Float64[Tensor, "r k"] | None = None
 ) -> tuple[Float64[np.ndarray, "r d"], SelfCheck]:
     """d outputs / d x, or that of `combinations` of the outputs; NotLinearizable where the self-check fails."""
     image = image.detach().cpu().double()
