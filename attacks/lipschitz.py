@@ -54,8 +54,23 @@ def _record(module: nn.Module, shape: tuple[int, ...], n: int) -> fx.GraphModule
     except Exception as error:
         reason = " ".join(str(error).split())[:160]
         raise Unbounded(f"{type(module).__name__} cannot be recorded: {reason}") from error
+    _check_shapes(recorded)
     recorded.graph.eliminate_dead_code()
     return recorded
+
+
+def _check_shapes(recorded: fx.GraphModule) -> None:
+    """Sizes are numbers in a graph: one that follows from pixels, as that of `nonzero`, is control flow out of sight."""
+    changing: set[Node] = set()
+    for node in recorded.graph.nodes:
+        from_image = changing.intersection(node.all_input_nodes)
+        if node.op == "placeholder" or from_image:
+            changing.add(node)
+        fixed = node.target is aten.index.Tensor and from_image == {
+            node.args[0]
+        }  # its places do not follow from pixels
+        if torch.Tag.dynamic_output_shape in getattr(node.target, "tags", ()) and from_image and not fixed:
+            raise Unbounded(f"the size of what {name_of(node)} gives depends on pixels")
 
 
 def _same(first: fx.GraphModule, second: fx.GraphModule) -> bool:

@@ -334,6 +334,15 @@ REFUSED: dict[str, tuple[nn.Module, str]] = {
     "places": (Function(lambda x: x.sort(dim=1).indices), "second result of sort"),
     "advanced indexing": (Function(lambda x: x[:, [0, 0, 1]]), "index"),
     "control flow": (Function(lambda x: x if x.sum() > 0 else 100 * x), "cannot be recorded"),
+    "nonzero": (
+        Function(lambda x: x if len(x.nonzero()) else 100 * x),
+        "the size of what nonzero gives depends on pixels",
+    ),
+    "a mask": (
+        Function(lambda x: x if len(x[x < 0]) == 0 else 100 * x),
+        "the size of what index gives depends on pixels",
+    ),
+    "unique": (Function(lambda x: x if len(torch.unique(x)) > 3 else 100 * x), "gives depends on pixels"),
     "noise": (Function(lambda x: x + torch.randn(8)), "randn gives another value at every call"),
     "random factor": (Counting(), "at another call or batch size"),
     "batch size as a factor": (Function(lambda x: x / len(x)), "at another call or batch size"),
