@@ -60,7 +60,7 @@ def _record(module: nn.Module, shape: tuple[int, ...], n: int) -> fx.GraphModule
 
 
 def _check_shapes(recorded: fx.GraphModule) -> None:
-    """Sizes are numbers in a graph: one that follows from pixels, as that of `nonzero`, is control flow out of sight."""
+    """Sizes are numbers in a graph: one that follows from pixels, as after `nonzero`, is control flow out of sight."""
     changing: set[Node] = set()
     for node in recorded.graph.nodes:
         from_image = changing.intersection(node.all_input_nodes)
