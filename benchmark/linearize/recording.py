@@ -62,13 +62,34 @@ def record(module: nn.Module, shape: tuple[int, ...], n: int) -> tuple[fx.GraphM
                 stack.enter_context(_entered(part, partial(_enter, paths, path), partial(_leave, paths)))
             stack.enter_context(fx_traceback.preserve_node_meta())
             stack.enter_context(torch.no_grad())
-            graph: fx.GraphModule = make_fx(functionalize(run))(images)
+            graph = _graph(run, images, paths, changes)
+    except NotLinearizable:
+        raise
     except Exception as error:
         reason = " ".join(str(error).split())[:160]
         raise NotLinearizable(f"{type(module).__name__} cannot be recorded: {reason}") from error
     _check_shapes(graph)
     graph.graph.eliminate_dead_code()
     return graph, changes
+
+
+def _graph(run: Callable[[Tensor], object], images: Tensor, paths: list[str], changes: list[Change]) -> fx.GraphModule:
+    """In-place operations as the others that they amount to; with a torch.autograd.Function there may be none."""
+    try:
+        functional_graph: fx.GraphModule = make_fx(functionalize(run))(images)
+        return functional_graph
+    except RuntimeError as error:
+        if "autograd.Function" not in str(error):
+            raise
+    paths.clear()
+    changes.clear()
+    graph: fx.GraphModule = make_fx(run)(images)
+    for node in graph.graph.nodes:
+        if node.op == "call_function" and getattr(getattr(node.target, "_schema", None), "is_mutable", False):
+            raise NotLinearizable(
+                f"{name_of(node)} at {path_of(node)} writes in place, not to be followed beside an autograd.Function"
+            )
+    return graph
 
 
 def _check_shapes(recorded: fx.GraphModule) -> None:

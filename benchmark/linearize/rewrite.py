@@ -10,8 +10,8 @@ Readings, where the paper leaves a choice:
 
 - Activations and dropout become the identity, whatever their slopes. MaxMin, which sorts pairs of channels, leaves them
   unsorted. A clamp at constants is an activation, and so is one of the image.
-- `silu` is an activation where it is one operator. Written as x * sigmoid(x) it is a product of two values, as a
-  gate is, and refused: nothing in the graph tells one intention from the other.
+- A product of two values that depend on the image is a gate, and refused, with one exception: x * sigmoid(x) of the
+  very same x is silu, whatever it was meant for. Other activations written out (mish, hardswish) are refused.
 - Max pooling becomes the average over the same windows: kernel, stride, padding and dilation stay. Cells of the padding
   count as zeros and are counted; cells beyond the padding, which `ceil_mode` can add, are not, as in `nn.AvgPool2d`. A
   maximum over the whole of space (`amax`) becomes the mean over it.

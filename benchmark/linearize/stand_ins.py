@@ -9,6 +9,7 @@ import torch
 from torch.fx import Node
 
 from attacks.lipschitz_rules import name_of, shape_of
+from benchmark.linearize.changes import Change
 from benchmark.linearize.new_graph import NewGraph, first_of, refused, word_of
 from benchmark.linearize.operations import (
     ACTIVATIONS,
@@ -24,6 +25,7 @@ from benchmark.linearize.operations import (
     VIEWS,
     aten,
 )
+from benchmark.linearize.recording import path_of
 
 Rule = Callable[[NewGraph, Node], Node]
 RULES: dict[Any, Rule] = {}
@@ -86,6 +88,12 @@ def _sum(new: NewGraph, node: Node) -> Node:
 def _product(new: NewGraph, node: Node) -> Node:
     first = 1 if node.target in (aten.addmm.default, aten.baddbmm.default) else 0
     factors, others = node.args[first : first + 2], node.args[first + 2 :]
+    if node.target is aten.mul.Tensor:
+        for value, sigmoid in (factors, factors[::-1]):
+            if _is_sigmoid_of(sigmoid, value):
+                new.changes.remove(Change("sigmoid", path_of(cast(Node, _behind_same(sigmoid))), "identity"))
+                new.note("silu", node, "identity")
+                return new.values[cast(Node, value)]
     if sum(map(new.depends, factors)) > 1 or any(map(new.depends, others)):
         kind = "a gate" if node.target is aten.mul.Tensor else "attention"
         raise refused(f"{name_of(node)} of two values that depend on the image ({kind}, say)", node)
@@ -192,6 +200,22 @@ def _only_first_depends(new: NewGraph, node: Node) -> None:
     others = [argument for argument in node.all_input_nodes if argument is not node.args[0]]
     if not new.depends(node.args[0]) or any(map(new.depends, others)):
         raise refused(f"{word_of(node)} by values that depend on the image", node)
+
+
+def _is_sigmoid_of(sigmoid: object, value: object) -> bool:
+    """Whether the product of the two is silu, written out."""
+    plain = _behind_same(sigmoid)
+    return (
+        isinstance(plain, Node)
+        and plain.target is aten.sigmoid.default
+        and (_behind_same(plain.args[0]) is _behind_same(value))
+    )
+
+
+def _behind_same(node: object) -> object:
+    while isinstance(node, Node) and node.target in (*SAME, aten.clone.default):
+        node = node.args[0]
+    return node
 
 
 def _subtracts(node: Node) -> bool:

@@ -26,12 +26,25 @@ def branching(x: Tensor) -> Tensor:
     return x if bool((x.sum() > 0).item()) else -x
 
 
+def half_sorted(x: Tensor) -> Tensor:
+    """MaxMin but for its pairs: the maxima of the halves beside the minima of swapped ones."""
+    a, b = x.chunk(2, dim=1)
+    return torch.cat([torch.maximum(a, b), torch.minimum(b, a)], dim=1)
+
+
+def sorted_downwards(x: Tensor) -> Tensor:
+    a, b = x.chunk(2, dim=1)
+    return torch.cat([torch.minimum(a, b), torch.maximum(a, b)], dim=1)
+
+
 REFUSED: list[tuple[str, nn.Module]] = [
     ("attention (scaled_dot_product)", Function(attention)),
     ("bmm of two values that depend on the image (attention, say)", Function(lambda x: x[:, 0] @ x[:, 1])),
     ("mul of two values that depend on the image (a gate, say)", Function(squeeze_and_excitation)),
-    ("mul of two values that depend on the image (a gate, say)", Function(lambda x: x * torch.sigmoid(x))),
+    ("mul of two values that depend on the image (a gate, say)", Function(lambda x: x * torch.sigmoid(2.0 * x))),
     ("mul of two values that depend on the image (a gate, say)", Function(lambda x: x * x)),
+    ("mul of two values that depend on the image (a gate, say)", Function(lambda x: x.relu() * torch.sigmoid(x))),
+    ("mul of two values that depend on the image (a gate, say)", Function(lambda x: x * torch.tanh(x))),
     ("a gate (glu)", Function(lambda x: functional.glu(x, 1))),
     ("softmax", Function(lambda x: x.softmax(1))),
     ("log-softmax", Function(lambda x: functional.log_softmax(x, 1))),

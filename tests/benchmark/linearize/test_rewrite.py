@@ -3,7 +3,7 @@
 import copy
 from collections import Counter
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -143,6 +143,8 @@ ACTIVATIONS: list[Callable[[Tensor], Tensor]] = [
     functional.gelu,
     lambda x: functional.gelu(x, approximate="tanh"),
     functional.silu,
+    lambda x: x * torch.sigmoid(x),
+    lambda x: x.sigmoid().mul_(x.clone()),
     functional.mish,
     torch.sigmoid,
     functional.logsigmoid,
@@ -210,6 +212,31 @@ def test_hooks_and_parametrisations_count() -> None:
     layer = parametrizations.weight_norm(nn.Linear(3, 2), dim=0)
     layer.register_forward_hook(lambda module, inputs, output: 5.0 * output.relu_())
     np.testing.assert_allclose(jacobian(nn.Sequential(layer), (3,)), 5.0 * numbers(layer.weight), rtol=1e-12)
+
+
+class Swish(torch.autograd.Function):
+    """As RobustBench's WideResNets of Gowal et al. have it: the forward pass is a function of torch's own."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x * torch.sigmoid(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+def swish(x: Tensor) -> Tensor:
+    return cast(Tensor, Swish.apply(x))  # type: ignore[no-untyped-call]
+
+
+def test_an_autograd_function_is_looked_into() -> None:
+    linear = linearize(Function(lambda x: swish(2.0 * x)), (3,), "drop")
+    np.testing.assert_array_equal(checked_jacobian(linear, torch.rand(3))[0], 2.0 * np.eye(3))
+    assert [(change.operation, change.became) for change in linear.changes] == [("scale", "kept"), ("silu", "identity")]
+    with pytest.raises(NotLinearizable, match=r"^relu_ at .* writes in place"):
+        linearize(Function(lambda x: swish(x).relu_()), (3,), "drop")
 
 
 def test_a_detached_value_counts() -> None:
