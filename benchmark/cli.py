@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from benchmark import analyze_cli
 from benchmark.errors import RequestError
 from benchmark.progress import epoch_bars, units_bar
 from results.aggregate import UnsoundError
@@ -29,6 +30,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(analyze_cli.app, name="analyze")
 
 DataRoot = Annotated[Path | None, typer.Option(help="Folder with data sets, and where torchvision downloads them to.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]

@@ -42,6 +42,9 @@ def test_the_wheel_installs_exactly_the_four_packages(wheel: Path) -> None:
     claims = {f"results/claims/{path.name}" for path in (ROOT / "results" / "claims").glob("*.yaml")}
     assert len(claims) == 5
     assert claims <= set(names)
+    groups = {f"results/groups/{path.name}" for path in (ROOT / "results" / "groups").glob("*.yaml")}
+    assert len(groups) == 3
+    assert groups <= set(names)
     tables = {f"results/{folder}/{p.name}" for folder in FOLDERS for p in (ROOT / "results" / folder).glob("*.csv")}
     assert len(tables) >= 13
     assert tables <= set(names)

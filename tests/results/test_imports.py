@@ -7,7 +7,12 @@ import pytest
 
 
 @pytest.mark.parametrize(
-    "modules", ["results.leaderboard, results.render, results.store", "benchmark.cli, results.render"]
+    "modules",
+    [
+        "results.leaderboard, results.render, results.store",
+        "results.render_linearized, results.plots_clustering, results.groups",
+        "benchmark.cli, results.render",
+    ],
 )
 def test_results_and_the_command_line_are_imported_without_torch(modules: str) -> None:
     code = f"import {modules}, sys; print(sorted(m for m in ('torch', 'torchvision', 'sklearn') if m in sys.modules))"

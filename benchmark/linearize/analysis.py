@@ -1,0 +1,209 @@
+"""The clustering effect of linearised models (Bai et al., NeurIPS 2021, arXiv 2111.12922), tested and controlled.
+
+Each model's class rows in each mode, their cosines and tree, the permutation test of S, and what it is held against
+(`controls`); the class distances of its true features; which classes an attack by PGD turns into which. Nothing here
+decides: that is `results.clustering_verdict`.
+"""
+
+import hashlib
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import nn
+
+from benchmark.cheap_copy import prepare_search
+from benchmark.linearize.controls import IMAGES, NoControl, class_means, features_of, random_start
+from benchmark.linearize.request import ATTACK, Prepared, Subject
+from benchmark.linearize.rewrite import BatchNorm
+from benchmark.linearize.rows import ClassRows, class_rows
+from benchmark.plan import plan
+from benchmark.runner import run_unit
+from model_zoo.external import fingerprint
+from results.clustering_effect import Effect, Matrix, cosines, effect_of, left_over, permutation_test, statistic
+from results.clustering_verdict import Mode, judge
+from results.linearized import Analysis, Found, Told
+from results.misled import Misled, misled
+from results.notes import show_eps
+from results.records import Verdict
+
+logger = logging.getLogger(__name__)
+
+Advance = Callable[[int, int], Callable[[], None]]
+Keep = Callable[[Subject, Found], None]
+Starts = dict[str, dict[BatchNorm, float]]
+"""S of random initialisations in each mode, by the fingerprint of the model: those of one architecture are the same."""
+
+
+def analyse(prepared: Prepared, keep: Keep, advance: Advance) -> Analysis:
+    """Analyse every model; `keep` is given each as soon as it is done."""
+    config, dataset = prepared.attacked.config, prepared.dataset
+    images = class_means(dataset.x, dataset.y, dataset.num_classes)
+    means = None
+    if images is not None:
+        raw, centred = (_effect(prepared, cosines(images.numpy(), centred)) for centred in (False, True))
+        means = raw, centred
+    tick = advance(len(prepared.subjects), 0)
+    models: list[Found] = []
+    known: Starts = {}
+    for subject in prepared.subjects:
+        with _one_thread(prepared.device):
+            found = _found(prepared, subject, None if means is None else means[1].similarities, known)
+        keep(subject, found)
+        models.append(found)
+        logger.info("%s: %s", found.model, found.verdict.ruling)
+        tick()
+    (threat,) = config.threats
+    told = f"{ATTACK} at {threat.norm} eps = {show_eps(threat.eps)}"
+    return Analysis(dataset.name, len(dataset.x), prepared.groups, means, tuple(models), told, config.seed)
+
+
+def _found(prepared: Prepared, subject: Subject, images: Matrix | None, known: Starts) -> Found:
+    missing = list(subject.missing)
+    if images is None:
+        missing.append("class-mean images: a class has no image")
+    begun, why = None, None
+    try:
+        begun = random_starts(prepared, subject, known)
+    except NoControl as error:
+        why = str(error)
+        missing.append(f"random initialisations: {why}")
+    modes = [_mode(prepared, subject, bn, None if begun is None else begun[bn], images) for bn in prepared.modes]
+    any_rows = subject.rows[prepared.modes[0]]
+    head = None
+    try:
+        if any_rows.head.size:
+            head = _effect(prepared, cosines(any_rows.head, centred=True))
+        else:
+            missing.append("classifier rows alone: no last layer")
+    except ValueError as error:
+        missing.append(f"classifier rows alone: {error}")
+    distances = feature_distances(prepared, subject)
+    if distances is None:
+        missing.append("feature distances: no features are known, or a class has none")
+    return Found(
+        subject.loaded.name,
+        subject.loaded.sha256,
+        tuple(told(bn, subject.rows[bn]) for bn in prepared.modes),
+        tuple(modes),
+        judge(modes, subject.standard, why),
+        head,
+        subject.standard,
+        distances,
+        attacked(prepared, subject),
+        tuple(missing),
+    )
+
+
+def _mode(
+    prepared: Prepared, subject: Subject, bn: BatchNorm, starts: tuple[float, ...] | None, images: Matrix | None
+) -> Mode:
+    rows = subject.rows[bn].classes
+    raw, centred = (_effect(prepared, cosines(rows, centred)) for centred in (False, True))
+    labels, seed = prepared.groups.labels, prepared.attacked.config.seed
+    beyond = None if images is None else permutation_test(left_over(centred.similarities, images), labels, seed)
+    over = None
+    if subject.standard_rows is not None:
+        standard = cosines(subject.standard_rows[bn].classes, centred=True)
+        over = permutation_test(centred.similarities - standard, labels, seed)
+    norms = tuple(float(norm) for norm in np.linalg.norm(rows, axis=1))
+    return Mode(bn, norms, raw, centred, starts, beyond, over)
+
+
+def random_starts(prepared: Prepared, subject: Subject, known: Starts) -> dict[BatchNorm, tuple[float, ...]]:
+    """The centred S of random initialisations in each mode; NoControl where they cannot be had.
+
+    Looked up in `known` and added to it.
+    """
+    if not prepared.starts:
+        raise NoControl("none were asked for")
+    found: dict[BatchNorm, list[float]] = {bn: [] for bn in prepared.modes}
+    for index in range(prepared.starts):
+        name = f"{prepared.attacked.config.seed}/random start/{index}"
+        seed = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=4).digest())
+        model = random_start(subject.loaded, prepared.dataset, seed)
+        key = fingerprint(model)
+        try:
+            known[key] = known.get(key) or {bn: _centred_statistic(prepared, model, bn) for bn in prepared.modes}
+        except ValueError as error:  # no linear stand-in, or no direction
+            raise NoControl(str(error)) from None
+        for bn, value in known[key].items():
+            found[bn].append(value)
+    return {bn: tuple(values) for bn, values in found.items()}
+
+
+def _centred_statistic(prepared: Prepared, model: nn.Module, bn: BatchNorm) -> float:
+    rows = class_rows(model, prepared.dataset.x[0], bn).classes
+    return statistic(cosines(rows, centred=True), prepared.groups.labels)
+
+
+def feature_distances(prepared: Prepared, subject: Subject) -> Matrix | None:
+    """F: distances between the class means of the true features of the first images; None where there are none."""
+    features = features_of(subject.loaded.model, prepared.dataset)
+    if features is None:
+        return None
+    means = class_means(features, prepared.dataset.y[:IMAGES], prepared.dataset.num_classes)
+    if means is None:
+        return None
+    found: Matrix = torch.cdist(means, means, compute_mode="donot_use_mm_for_euclid_dist").numpy()
+    return found
+
+
+def attacked(prepared: Prepared, subject: Subject) -> Misled:
+    """The attack of `bench run`, unit by unit, judged as there."""
+    request, config, name = prepared.attacked, prepared.attacked.config, subject.loaded.name
+    model = next(one for one in request.models if one.name == name)
+    (attack,) = request.attacks
+    searched = prepare_search(
+        model.model, request.dataset.x, request.dataset.y, prepared.device, config.search, config.batch_size
+    )
+    classes = len(prepared.groups.classes)
+    counts, right = np.zeros((classes, classes), dtype=np.int64), 0
+    for unit in plan(request):
+        if unit.model != name or unit.attack != attack.name:
+            continue
+        record = run_unit(
+            unit,
+            request.dataset,
+            model,
+            None,
+            device=prepared.device,
+            batch_size=config.batch_size,
+            attack=attack,
+            searched=searched,
+        ).record
+        for label, predicted, verdict in zip(record.labels, record.predictions, record.verdicts, strict=True):
+            right += verdict is not Verdict.MISCLASSIFIED
+            if verdict is Verdict.BROKEN:
+                counts[label, predicted] += 1
+    return misled(ATTACK, config.samples, right, counts, prepared.groups.labels, config.seed)
+
+
+def told(bn: BatchNorm, rows: ClassRows) -> Told:
+    """Self-check and changes in words: what became of how many operations, those that are kept last."""
+    check = f"Jacobians at two images differ by {rows.check.jacobians:.1g}, sums by {rows.check.additivity:.1g}"
+    counted = Counter((change.became, change.operation) for change in rows.changes)
+    fates = sorted({change.became for change in rows.changes}, key=lambda became: (became == "kept", became))
+    words = [
+        f"{fate}: {', '.join(f'{n} {operation}' for (became, operation), n in counted.items() if became == fate)}"
+        for fate in fates
+    ]
+    return Told(bn, check, "; ".join(words) or "nothing to change, the features are the pixels")
+
+
+def _effect(prepared: Prepared, similarities: Matrix) -> Effect:
+    return effect_of(similarities, prepared.groups.labels, prepared.attacked.config.seed)
+
+
+@contextmanager
+def _one_thread(device: torch.device) -> Iterator[None]:
+    """As the workers of a run: sums in another order round otherwise."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1 if device.type == "cpu" else before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,163 @@
+"""What `bench analyze linearize` prints: what became of each network, a table with a verdict a model, and the rule."""
+
+import textwrap
+from io import StringIO
+
+import numpy as np
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from results.clustering_effect import Effect, Test
+from results.clustering_verdict import LEVEL
+from results.linearized import Analysis, Found
+from results.printable import printable
+
+WIDTH = 165
+COLUMNS = (
+    ("model", 14),
+    ("bn", 4),
+    ("S (p)", 14),
+    ("raw (p)", 14),
+    ("random starts", 13),
+    ("last layer (p)", 14),
+    ("beyond images", 14),
+    ("over standard", 14),
+    ("ARI, coph.", 10),
+    ("adv. inside", 14),
+)
+"""Names, and how wide each is at least; the verdict has the rest."""
+
+
+def terminal(analysis: Analysis) -> str:
+    parts = ["\n".join(_done(one, analysis)) for one in analysis.models]
+    parts += [_title(analysis), _grid(analysis).rstrip("\n")]
+    missing = [f"{one.model}: {why}" for one in analysis.models for why in one.missing]
+    if missing:
+        parts.append("\n".join(_wrapped(f"not to be had: {line}") for line in missing))
+    parts.append(_wrapped(legend(analysis)))
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def legend(analysis: Analysis) -> str:
+    """The rule, and what the columns are."""
+    first = analysis.models[0]
+    test = first.modes[0].centred.test
+    how = f"all {test.seen:,} partitions" if test.exact else f"{test.seen:,} random labelings"
+    starts = next((len(m.starts) for one in analysis.models for m in one.modes if m.starts is not None), 0)
+    return (
+        "S: mean cosine of class rows of one group less that of different groups, the mean row taken out; p in "
+        f"brackets: one-sided, over {how} of the classes into groups of these sizes, never below {test.least:.2g}. "
+        "raw: the mean row left in, decides nothing (the same: only differences of a clustering classifier's rows mean "
+        f"something). random starts: the largest S of {starts} random initialisations, and how many reach the model's. "
+        "last layer: S of its rows, or centroids, alone. beyond images: what is left of S once the best linear "
+        "function of the class-mean images' cosines is taken out. over standard: S less that of the standard model of "
+        "the same architecture. ARI, coph.: adjusted Rand index of the tree's cut with the groups, cophenetic "
+        f"correlation. adv. inside: share of what {first.misled.attack} turned from right to wrong that stays inside a "
+        "group; by chance: if the wrong class were drawn at random; p: of the excess, as for S. Verdict "
+        f"(p <= {LEVEL:g}): shows the effect: in every mode, by the permutation test and among the random starts; "
+        "depends on the mode: not in all, but in some after correction for their number; underpowered: no such p was "
+        "possible; not shown: otherwise. What class-mean images and the standard model make of it stands beside it. "
+        "Models are not corrected for their number. The whole rule: results/clustering_verdict.py."
+    )
+
+
+def _title(analysis: Analysis) -> str:
+    groups = "; ".join(
+        f"{name}: {', '.join(analysis.groups.classes[index] for index in analysis.groups.members(group))}"
+        for group, name in enumerate(analysis.groups.names)
+    )
+    told = f"{analysis.dataset}, groups of {analysis.groups.source} ({groups})"
+    attacked = f"{analysis.models[0].misled.images:,} test images attacked, {analysis.threat}"
+    return _wrapped(f"{told}; {attacked}", most=600)
+
+
+def _done(one: Found, analysis: Analysis) -> list[str]:
+    """What became of the network, its self-check, and how long its rows are; a paragraph a mode."""
+    lines = []
+    for told, mode in zip(one.told, one.modes, strict=True):
+        names = [f"{norm:.3g} ({name})" for norm, name in sorted(zip(mode.norms, analysis.groups.classes, strict=True))]
+        how = "dropped" if mode.bn == "drop" else "folded"
+        about = f"{told.changes}. Self-check: {told.check}. Row norms {names[0]} to {names[-1]}."
+        lines.append(_wrapped(f"{one.model}, batch norm {how}: {about}"))
+    return lines
+
+
+def _grid(analysis: Analysis) -> str:
+    console = Console(file=StringIO(), width=WIDTH, legacy_windows=False)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for name, width in COLUMNS:
+        table.add_column(name, min_width=width)
+    table.add_column("verdict", min_width=20)
+    for one in analysis.models:
+        table.add_row(*map(Text, _cells(one)))
+    if analysis.means is not None:
+        raw, centred = analysis.means
+        cells = ["class-mean images", "–", _tested(centred.test), _tested(raw.test), *["–"] * 4]
+        table.add_row(*map(Text, [*cells, _tree(centred), "–", "a control"]))
+    console.print(table)
+    assert isinstance(console.file, StringIO)
+    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines()).strip("\n")
+
+
+def _cells(one: Found) -> list[str]:
+    """A line a mode in each cell that depends on it."""
+    by_mode = [
+        [
+            mode.bn,
+            _tested(mode.centred.test),
+            "the same" if np.allclose(mode.raw.similarities, mode.centred.similarities) else _tested(mode.raw.test),
+            "–" if mode.starts is None else f"{max(mode.starts):+.2f}, {mode.reached}/{len(mode.starts)}",
+            _tested(mode.beyond_images),
+            _tested(mode.over_standard),
+            _tree(mode.centred),
+        ]
+        for mode in one.modes
+    ]
+    bn, centred, raw, starts, images, standard, trees = ("\n".join(lines) for lines in zip(*by_mode, strict=True))
+    verdict = ": ".join(filter(None, (str(one.verdict.ruling), "; ".join(one.verdict.beside))))
+    head = "–" if one.head is None else _tested(one.head.test)
+    return [
+        printable(one.model),
+        bn,
+        centred,
+        raw,
+        starts,
+        head,
+        images,
+        standard,
+        trees,
+        _inside(one),
+        printable(verdict),
+    ]
+
+
+def _tree(effect: Effect) -> str:
+    return f"{effect.rand_index:.2f}, {_number(effect.cophenetic)}"
+
+
+def _inside(one: Found) -> str:
+    found = one.misled
+    if found.share is None or found.expected is None or found.test is None:
+        return f"none of {found.right} misclassified"
+    share = f"{100 * found.share:.0f} % of {found.broken}"
+    return f"{share}\n{100 * found.expected:.0f} % by chance\np {_p(found.test.p)}"
+
+
+def _tested(test: Test | None) -> str:
+    return "–" if test is None else f"{test.statistic:+.2f} ({_p(test.p)})"
+
+
+def _p(p: float) -> str:
+    return f"{p:.2g}"
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"
+
+
+def _wrapped(text: str, most: int = 10_000) -> str:
+    shown = printable(text)
+    shown = shown if len(shown) <= most else shown[: most - 3] + "..."
+    return textwrap.fill(shown, WIDTH, break_on_hyphens=False, break_long_words=False)

@@ -1,0 +1,302 @@
+"""The analysis on models whose answer is known, its controls, its files, and every wrong request."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+from torch import nn
+
+import benchmark
+from benchmark import datasets
+from benchmark.datasets import Dataset
+from benchmark.linearize import controls
+from benchmark.linearize.analysis import analyse
+from benchmark.linearize.request import Options, prepare
+from model_zoo.external import fingerprint
+from model_zoo.kmeans import KMeansClassifier
+from model_zoo.magnet import MagnetClassifier
+from model_zoo.registry import LoadedModel, load
+from results.clustering_effect import cosines, statistic
+from results.clustering_verdict import Ruling
+from results.linearized import Analysis, Found
+from tests.benchmark.conftest import Bench
+
+TOPS = [0, 2, 3, 4, 6]
+
+LINEAR = """
+import torch
+from torch import nn
+
+GROUPS = [0, 2, 0, 0, 0, 1, 0, 1, 2, 1]
+
+
+def linear(weight):
+    layer = nn.Linear(784, 10, bias=False)
+    layer.weight.data = weight
+    return nn.Sequential(nn.Flatten(), layer)
+
+
+def planted():
+    random = torch.Generator().manual_seed(0)
+    centres = torch.randn(3, 784, generator=random)
+    return linear(centres[GROUPS] + torch.randn(10, 784, generator=random) + 5 * torch.randn(784, generator=random))
+
+
+def absent():
+    return linear(torch.randn(10, 784, generator=torch.Generator().manual_seed(1)))
+
+
+class Gated(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.last = nn.Linear(784, 10)
+
+    def forward(self, x):
+        x = x.flatten(1)
+        return self.last(x * x.softmax(1))
+
+
+class Own(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(784, 10))
+
+    def forward(self, x):
+        return x.flatten(1) @ self.weight
+
+
+def three():
+    return nn.Sequential(nn.Flatten(), nn.Linear(784, 13))
+
+
+def flat():
+    return linear(torch.randn(1, 784).expand(10, 784).clone())
+"""
+
+
+@pytest.fixture(scope="module")
+def clothes() -> Dataset:
+    return datasets.load("fashion-mnist")
+
+
+def analysed(models: tuple[str, ...], starts: int = 2, **options: object) -> Analysis:
+    """In memory, with few random starts."""
+    prepared = prepare(Options(models, samples=20, starts=starts, **options))  # type: ignore[arg-type]
+    return analyse(prepared, lambda subject, found: None, lambda total, done: lambda: None)
+
+
+def test_absent_structure_is_not_shown(user_module: Callable[[str], str]) -> None:
+    (found,) = analysed((f"{user_module(LINEAR)}:absent",), starts=39, modes=("fold",)).models
+    assert found.verdict.ruling is Ruling.NOT_SHOWN
+    assert found.verdict.beside == ()
+
+
+def test_the_command_shows_planted_structure(bench: Bench, user_module: Callable[[str], str], workdir: Path) -> None:
+    name = user_module(LINEAR)
+    done = bench("analyze", "linearize", f"{name}:planted", "--bn", "fold", "--samples", 10, "--out", "a")
+    assert done.code == 0, done.err
+    written = json.loads((workdir / "a" / "effect.json").read_text())
+    assert [one["verdict"] for one in written["models"]] == ["shows the effect"]
+    assert done.out.startswith((workdir / "a" / "effect.txt").read_text())
+    assert "over all 2,520 partitions" in " ".join(done.out.split())
+    planted = written["models"][0]
+    assert [mode["bn"] for mode in planted["modes"]] == ["fold"]
+    (mode,) = planted["modes"]
+    assert mode["p"] == 1 / 40
+    assert mode["centred"]["test"]["p"] == mode["centred"]["test"]["least_p"] == 1 / 2520
+    assert mode["centred"]["adjusted_rand_index"] == 1.0
+    assert mode["raw"]["test"]["statistic"] < mode["centred"]["test"]["statistic"]  # the added vector hides it
+    assert len(mode["random_initialisations"]) == 39
+    assert any("no card says" in why for why in planted["missing_controls"])
+    assert sum(map(sum, planted["adversarial"]["counts"])) == planted["adversarial"]["misclassified"]
+
+    folder = next(path for path in (workdir / "a").iterdir() if path.name.endswith("planted"))
+    arrays = load_file(folder / "rows-fold.safetensors")
+    truth = load(f"{name}:planted").model.state_dict()["1.weight"].double().numpy()
+    assert arrays["classes"] == pytest.approx(truth, rel=1e-6)
+    lines = (folder / "cosines-fold-centred.csv").read_text().splitlines()
+    assert lines[0] == "class," + ",".join(written["classes"])
+    assert [float(x) for x in lines[1].split(",")[1:]] == pytest.approx(cosines(truth, centred=True)[0], abs=1e-6)
+    for stem in ("cosines-fold", "tree-fold", "feature-distances", "misclassified"):
+        assert (folder / f"{stem}.png").stat().st_size > 10_000
+        assert (folder / f"{stem}.svg").stat().st_size > 10_000
+    assert (folder / "tree-fold-raw.nwk").read_text().endswith(");\n")
+    assert not list((workdir / "a").rglob("*.npz")) + list((workdir / "a").rglob("*.pkl"))
+
+    other = bench("analyze", "linearize", f"{name}:planted", "--bn", "fold", "--samples", 11, "--out", "a")
+    assert "holds another analysis" in other.refused()
+
+
+def test_groups_too_uneven_for_any_p_are_underpowered(user_module: Callable[[str], str], tmp_path: Path) -> None:
+    path = tmp_path / "groups.yaml"
+    path.write_text("groups: {most: [0, 1, 2, 3, 4, 5, 6, 7, 8], one: [ankle boot]}")
+    name = user_module(LINEAR)
+    (found,) = analysed((f"{name}:planted",), starts=39, groups=path, modes=("fold",)).models
+    assert found.verdict.ruling is Ruling.UNDERPOWERED
+    assert found.modes[0].least == 1 / 10
+
+
+def test_layers_that_cannot_be_drawn_anew_are_a_missing_control(user_module: Callable[[str], str]) -> None:
+    (found,) = analysed((f"{user_module(LINEAR)}:Own",)).models
+    assert [(mode.bn, mode.starts) for mode in found.modes] == [("drop", None), ("fold", None)]
+    assert "random initialisations: the model (Own) has no reset_parameters" in found.missing
+    assert found.verdict.beside == ("not held against random initialisations: the model (Own) has no reset_parameters",)
+
+
+@pytest.fixture(scope="module")
+def zoo() -> Analysis:
+    return analysed(("nominal", "clustr-qtrades"), modes=("fold",))
+
+
+def test_the_zoo_is_held_against_its_standard_model(zoo: Analysis) -> None:
+    nominal, clustering = zoo.models
+    assert (nominal.standard, clustering.standard) == (None, "nominal")
+    (own,), (mode,) = nominal.modes, clustering.modes
+    assert own.over_standard is None
+    assert mode.over_standard is not None
+    assert mode.over_standard.statistic == pytest.approx(mode.centred.test.statistic - own.centred.test.statistic)
+    assert nominal.missing == clustering.missing == ()
+    assert all(one.head is not None and one.distances is not None for one in zoo.models)
+
+
+def test_distances_are_between_class_means_of_the_true_features(zoo: Analysis, clothes: Dataset) -> None:
+    model = load("clustr-qtrades").model
+    assert isinstance(model, MagnetClassifier)
+    with torch.no_grad():
+        features = model.features(clothes.x[:2000]).double()
+    y = clothes.y[:2000]
+    expected = (features[y == 3].mean(dim=0) - features[y == 8].mean(dim=0)).norm()
+    found = zoo.models[1].distances
+    assert found is not None
+    assert found[3, 8] == pytest.approx(float(expected), rel=1e-4)
+    assert found == pytest.approx(found.T)
+
+
+def test_misclassifications_are_those_of_an_evaluation(zoo: Analysis, clothes: Dataset) -> None:
+    found: Found = zoo.models[0]
+    model = load("nominal").model
+    report = benchmark.evaluate(model, clothes.x[:20], clothes.y[:20], attacks=["pgd20"], eps="8/255", seed=0)
+    broken = [str(verdict) == "broken" for verdict in report.verdicts["pgd20"]]
+    assert found.misled.broken == sum(broken)
+    assert found.misled.images == 20
+    assert (
+        found.misled.counts.sum(axis=1).tolist()
+        == torch.bincount(clothes.y[:20][torch.tensor(broken)], minlength=10).tolist()
+    )
+    assert not np.diag(found.misled.counts).any()
+
+
+def test_class_means_of_images_are_a_control(zoo: Analysis, clothes: Dataset) -> None:
+    assert zoo.means is not None
+    means = torch.stack([clothes.x[clothes.y == c].double().mean(dim=0).flatten() for c in range(10)]).numpy()
+    for effect, centred in zip(zoo.means, (False, True), strict=True):
+        assert effect.test.statistic == pytest.approx(statistic(cosines(means, centred), zoo.groups.labels))
+    assert controls.class_means(clothes.x[:3], clothes.y[:3], 10) is None
+
+
+def test_random_starts_are_other_networks_of_the_same_shape(clothes: Dataset) -> None:
+    loaded = load("nominal", fold=False)
+    before = fingerprint(loaded.model)
+    first, again, other = (controls.random_start(loaded, clothes, seed) for seed in (1, 1, 2))
+    assert fingerprint(first) == fingerprint(again) != fingerprint(other)
+    assert fingerprint(loaded.model) == before
+    shapes = [{k: v.shape for k, v in one.state_dict().items()} for one in (first, loaded.model)]
+    assert shapes[0] == shapes[1]
+    pixels = [one.state_dict()["normalise.mean"] for one in (first, loaded.model)]
+    assert torch.equal(*pixels)
+
+
+def test_random_starts_of_a_clustering_classifier_are_clustered_anew(clothes: Dataset) -> None:
+    loaded = load("clustr-qtrades", fold=False)
+    start = controls.random_start(loaded, clothes, 1)
+    assert isinstance(start, MagnetClassifier)
+    assert isinstance(loaded.model, MagnetClassifier)
+    assert torch.equal(start.labels.sort().values, loaded.model.labels.sort().values)
+    with torch.no_grad():
+        features = start.features(clothes.x[:2000])
+        nearest = start.squared_distances(clothes.x[:2000]).masked_fill(
+            start.labels[None] != clothes.y[:2000, None], torch.inf
+        )
+    for cluster in (0, 13):  # k-means: each centroid is the mean of its members
+        members = features[nearest.argmin(dim=1) == cluster]
+        assert torch.allclose(members.mean(dim=0), start.centroids[cluster], atol=1e-3)
+
+
+def test_random_starts_of_k_means_are_images_of_the_class(clothes: Dataset) -> None:
+    model = KMeansClassifier(torch.rand(4, 784), torch.tensor([0, 0, 1, 2]), 3)
+    three = dataclasses.replace(clothes, x=clothes.x[clothes.y < 3], y=clothes.y[clothes.y < 3])
+    start = controls.random_start(LoadedModel("k", "k", model, ""), three, 0)
+    assert isinstance(start, KMeansClassifier)
+    assert start.labels.tolist() == [0, 0, 1, 2]
+    for centroid, label in zip(start.centroids, start.labels, strict=True):
+        assert bool((three.x[three.y == label].flatten(1) == centroid).all(dim=1).any())
+    with pytest.raises(controls.NoControl, match="class 0 has 1 images for 2 clusters"):
+        controls.random_start(
+            LoadedModel("k", "k", model, ""), dataclasses.replace(three, x=three.x[:1], y=torch.tensor([0])), 0
+        )
+
+
+def test_features_of_users_networks_are_what_the_last_layer_is_given(clothes: Dataset) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(784, 20), nn.ReLU(), nn.Linear(20, 10)).eval()
+    few = dataclasses.replace(clothes, x=clothes.x[:300], y=clothes.y[:300])
+    found = controls.features_of(model, few)
+    assert found is not None
+    assert torch.allclose(found, model[:3](few.x), atol=1e-6)
+    assert controls.features_of(nn.Sequential(nn.Conv2d(1, 10, 28), nn.Flatten()), few) is None
+
+
+WRONG = {
+    ("nominal", "{m}:Gated"): "model {m}:Gated cannot be linearised: ",
+    ("{m}:flat",): "the row of class 0 is the mean of all rows",
+    ("{m}:three",): "groups fashion-mnist.yaml are for 10 classes, model {m}:three has 13",
+    ("nominal", "--bn", "keep"): "--bn must be one of drop, fold, both, got 'keep'",
+    (
+        "nominal",
+        "--dataset",
+        "mnist",
+    ): "model nominal was trained on fashion-mnist, whose classes are not those of mnist",
+    ("nominal", "resnet18-w8-mnist"): "the models were trained on several data sets",
+    ("resnet18-w8-mnist",): "data set mnist has no groups of classes here: its ten digits",
+    ("nominal", "--groups", "none.yaml"): "--groups none.yaml: no such file",
+    ("nominal", "--samples", "0"): "samples: ",
+    ("nominal", "--starts", "-1"): "--starts must be 0 or more, got -1",
+    ("nominal", "--samples", "10001"): "samples: fashion-mnist has 10000 test images, got 10001",
+    ("nominal", "--eps", "8"): "eps must be in (0, 1] for linf, got 8",
+    ("nominal", "--norm", "l3"): "threats.0.norm: ",
+    ("nominal", "--seed", "-1"): "seed: ",
+    ("nominal", "nominal"): "models names one entry twice",
+    ("nomnal",): "unknown model 'nomnal'; did you mean nominal",
+    ("nominal", "--dataset", "fashion"): "unknown data set 'fashion'",
+}
+
+
+@pytest.mark.parametrize("arguments", WRONG)
+def test_a_wrong_request_is_one_line(
+    bench: Bench, user_module: Callable[[str], str], arguments: tuple[str, ...]
+) -> None:
+    name = user_module(LINEAR)
+    refused = bench("analyze", "linearize", *(one.format(m=name) for one in arguments)).refused()
+    assert WRONG[arguments].format(m=name) in refused
+
+
+def test_a_refused_network_is_named_with_its_operation(bench: Bench, user_module: Callable[[str], str]) -> None:
+    assert "softmax" in bench("analyze", "linearize", "nominal", f"{user_module(LINEAR)}:Gated").refused()
+
+
+def test_wrong_groups_are_one_line(bench: Bench, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("group: {a: [0]}")
+    assert "unknown field group" in bench("analyze", "linearize", "nominal", "--groups", path).refused()
+
+
+def test_a_foreign_folder_is_refused(bench: Bench, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").write_text("{}")
+    arguments = ("analyze", "linearize", "kmeans", "--samples", 5, "--out")
+    assert "holds no analysis" in bench(*arguments, tmp_path / "run").refused()
+    assert "is not a folder" in bench(*arguments, tmp_path / "run" / "run.json").refused()

@@ -1,0 +1,68 @@
+"""What is printed of an analysis, and its numbers as JSON."""
+
+import json
+
+import numpy as np
+import pytest
+
+from results.clustering_effect import cosines, effect_of, permutation_test
+from results.clustering_verdict import Mode, judge
+from results.groups import Groups, groups_of
+from results.linearized import Analysis, Found, Told, as_json, matrix_csv
+from results.misled import misled
+from results.render_linearized import terminal
+
+CLOTHES = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
+
+
+def found(name: str, groups: Groups, broken: int) -> Found:
+    rows = np.random.default_rng(0).normal(size=(10, 20))
+    raw, centred = (effect_of(cosines(rows, centred), groups.labels, 0) for centred in (False, True))
+    test = permutation_test(centred.similarities, groups.labels, 0)
+    starts = tuple(np.linspace(-1, 1, 39).tolist())
+    norms = tuple(float(i + 1) for i in range(10))
+    modes = tuple(Mode(bn, norms, raw, centred, starts, test, None) for bn in ("drop", "fold"))
+    counts = np.zeros((10, 10), dtype=np.int64)
+    counts[0, 6] = broken
+    told = tuple(Told(mode.bn, "Jacobians at two images differ by 1e-16", "identity: 7 relu") for mode in modes)
+    attacked = misled("pgd20", 100, 90, counts, groups.labels, 0)
+    verdict = judge(modes, None)
+    return Found(name, "0" * 64, told, modes, verdict, None, None, None, attacked, ("standard model: none",))
+
+
+@pytest.fixture
+def analysis() -> Analysis:
+    groups = groups_of("fashion-mnist", CLOTHES, 10)
+    models = (found("mine", groups, 4), found("other\x1b[2J", groups, 0))
+    return Analysis("fashion-mnist", 10_000, groups, None, models, "pgd20 at linf eps = 8/255", 0)
+
+
+def test_one_table_with_a_verdict_a_model_and_the_rule_below(analysis: Analysis) -> None:
+    text = terminal(analysis)
+    table = text[text.index(" model") :]
+    assert table.count("not shown") == 2 + 1  # in the rule too
+    assert text.index("adv. inside") < text.index("not shown") < text.index("Verdict (p <= 0.05)")
+    assert "100 % of 4" in table
+    assert "none of 90" in " ".join(table.split())
+    assert "identity: 7 relu. Self-check: Jacobians" in text
+    assert "Row norms 1 (t-shirt) to 10 (ankle boot)" in text
+    assert "not to be had: mine: standard model: none" in text
+    assert "\x1b" not in text
+    assert max(map(len, text.splitlines())) <= 165
+
+
+def test_json_has_every_number_and_null_for_the_undefined(analysis: Analysis) -> None:
+    content = json.loads(as_json(analysis))
+    mine, other = content["models"]
+    assert mine["verdict"] == "not shown"
+    assert [mode["bn"] for mode in mine["modes"]] == ["drop", "fold"]
+    assert np.array(mine["modes"][0]["centred"]["cosines"]).shape == (10, 10)
+    assert mine["modes"][0]["centred"]["test"]["partitions"] == 2520
+    assert mine["adversarial"]["share_inside"] == 1.0
+    assert (other["adversarial"]["share_inside"], other["adversarial"]["test"]) == (None, None)
+    assert (mine["classifier_rows"], mine["feature_distances"], content["class_mean_images"]) == (None, None, None)
+    assert content["groups"]["footwear"] == ["sandal", "sneaker", "ankle boot"]
+
+
+def test_matrices_as_csv_are_named() -> None:
+    assert matrix_csv(np.array([[1.0, 0.25], [0.25, 1.0]]), ["a", "b"]) == "class,a,b\na,1.0,0.25\nb,0.25,1.0\n"
