@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 import benchmark.diagnose
+import benchmark.probes
 from attacks.autoattack import Part, autoattack
 from attacks.registry import AttackEntry, ResolvedAttack
 from attacks.square import Square
@@ -68,7 +69,7 @@ def few_queries(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where nothing depends on how long Square looks: its 5,000 steps take seconds on any model."""
     short = Part("square", lambda norm, classes: Square(name="square", queries=50, runs=1))
     entry = AttackEntry("Square, 50 queries", functools.partial(autoattack, parts=(short,)), searches=True)
-    monkeypatch.setattr(benchmark.diagnose, "SQUARE", ResolvedAttack("square", entry))
+    monkeypatch.setattr(benchmark.probes, "SQUARE", ResolvedAttack("square", entry))
 
 
 @pytest.fixture
