@@ -142,7 +142,7 @@ def _opening(held: Held) -> str:
     against = f"measured by {', '.join(held.runs)}" if held.runs else "measured here (the results that ship)"
     return (
         f"What {len(held.judgements)} published numbers are worth. Each is held against the matching one {against}, or "
-        "against RobustBench's AutoAttack on the authors' own weights."
+        "against RobustBench's AutoAttack on the authors' own weights. What the verdicts mean is said at the end."
     )
 
 

@@ -20,6 +20,8 @@ from tests.benchmark.conftest import Bench
 from tests.results.builders import results_of
 from tests.results.test_evidence import write
 
+README = Path(__file__).parents[2] / "README.md"
+
 
 @pytest.fixture(scope="module")
 def held() -> Held:
@@ -158,6 +160,15 @@ def test_the_table_is_printed_and_the_figure_drawn(bench: Bench, workdir: Path) 
     assert "16 differ from AutoAttack by more than 5 points, Alfarra2020ClusTR by 74.04" in text
     assert "clustr-qtrades on cifar10 is claimed to keep 34.98 to 74.44 %; AutoAttack leaves 0.00 %" in text
     assert "Finding:" in text
+
+
+def test_the_readme_shows_what_is_printed(bench: Bench) -> None:
+    printed = bench("claims").out
+    shown = README.read_text().partition("Of what it prints:\n\n```\n")[2].partition("\n```")[0]
+    assert len(shown.splitlines()) > 10
+    for part in shown.split("\n...\n"):
+        assert f"\n{part}\n" in printed, f"not printed, or not in this order:\n{part}"
+        printed = printed.partition(f"\n{part}\n")[2]
 
 
 def test_strict_gates_and_formats_hold_every_number(bench: Bench) -> None:
