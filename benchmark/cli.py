@@ -230,6 +230,7 @@ def regress(
     from results import render_regression
     from results.baseline import baseline_of, parse_renames, read_baseline
     from results.checksums import refuse_own
+    from results.planned import check_plan
     from results.regression import Gate
     from results.regression import regress as hold_against
     from results.store import write_whole
@@ -248,6 +249,7 @@ def regress(
     before = None if baseline is None else read_baseline(baseline)
     store = Store(run)
     units = store.read_plan()
+    check_plan(run, units)
     now = baseline_of(units, store.read(units), parse_renames(rename or []))
     if write_baseline is not None:
         write_whole(write_baseline, now.text().encode())

@@ -23,6 +23,7 @@ from model_zoo.registry import LoadedModel, load, zoo_cards
 from results.diagnosis import findings
 from results.findings import Finding
 from results.leaderboard import leaderboard
+from results.planned import check_plan
 from results.probed import Probed, diagnosing, read_diagnosis, write_diagnosis
 from results.records import PROTOCOL, Classifier, WorkUnit
 from results.render_diagnosis import refuted, terminal
@@ -93,6 +94,7 @@ def subjects(store: Store, wanted: Sequence[str]) -> list[Subject]:
     ]
     if any(contradicted(subject_findings) for subject_findings in findings(units, records).values()):
         return found
+    check_plan(store.folder, units)
     missing = len(units) - len(records)
     if missing:
         raise RequestError(

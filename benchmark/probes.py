@@ -110,11 +110,11 @@ class Probing:
             if isinstance(model.model, ClusteringClassifier):
                 tailored = resolve_attack("magnet100@restarts=2")
                 breaks("tailored-loss", "the Magnet loss (100 steps, 2 restarts)", run(tailored, standing, eps))
-            breaks("gradient-masking", "Square with 5000 queries", run(SQUARE, standing, eps))
+            breaks("square-breaks-more", "Square with 5000 queries", run(SQUARE, standing, eps))
             for surrogate in self._surrogates():
                 attack = _transferred(surrogate.group)
                 broken = self._broken(model, Searched(model.model), attack, standing, eps, judged_by(surrogate.model))
-                breaks("gradient-masking", f"transfer from {surrogate.group}", broken)
+                breaks("transfer-breaks-more", f"transfer from {surrogate.group}", broken)
         if right:
             self._unbounded(run, right, norm, probes, told)
             self._guided(model, right, Threat(norm, eps), probes, told)  # type: ignore[arg-type]  # the unit's norm

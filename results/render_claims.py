@@ -18,6 +18,7 @@ from results import render_robustbench
 from results.claims_told import closing, counted, threat_of
 from results.evidence import LABELS, Evidence, label
 from results.notes import show_eps
+from results.printable import in_cell
 from results.robustbench import NAME
 from results.verdicts import Gap, Held, Judgement
 
@@ -247,7 +248,8 @@ def _grid(lines: Sequence[dict[str, str]]) -> str:
 
 def _piped(lines: Sequence[dict[str, str]]) -> str:
     kept = [name for name in lines[0] if any(line[name] for line in lines)]
-    return tabulate([[line[name] for name in kept] for line in lines], kept, tablefmt="github", disable_numparse=True)
+    cells = [[in_cell(line[name]) for name in kept] for line in lines]
+    return tabulate(cells, kept, tablefmt="github", disable_numparse=True)
 
 
 def _wrapped(text: str) -> str:

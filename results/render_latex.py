@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from results.aggregate import Proportion
 from results.latex_text import breakable, escaped, stacked
 from results.leaderboard import Row
-from results.notes import TRUST, notes_of, show_eps
+from results.notes import TRUST, not_checked, notes_of, show_eps
 
 HEAD = """\
 % Needs \\usepackage[T1]{fontenc}, \\usepackage{booktabs} and \\usepackage{graphicx}; read it by \\input.
@@ -37,7 +37,7 @@ def _table(rows: Sequence[Row], number: int) -> str:
     first = rows[0]
     body = [_line(row, attacks, _is_first(rows, index)) for index, row in enumerate(rows)]
     title = f"{first.dataset}, {first.norm} eps = {show_eps(first.eps)}, n = {first.n}"
-    notes = [_intervals(rows), *map(breakable, notes_of(rows))]
+    notes = [_intervals(rows), *map(breakable, (*notes_of(rows), *not_checked(rows)))]
     fits = len(rows) + sum(1 + len(note) // _WIDE for note in notes) <= _LINES
     told = "\n\n".join(notes)
     about = f"{NOTE} {escaped(TRUST.replace('robust_upper', 'upper'))}"

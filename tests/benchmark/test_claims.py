@@ -236,8 +236,10 @@ def test_a_claim_that_nothing_stands_is_refuted_by_proofs(bench: Bench, workdir:
     assert "is claimed to keep at most 0.00 %; 80.00 % are proven to stand" in " ".join(done.out.split())
 
 
-def test_a_file_by_the_name_of_robustbench_is_refused(bench: Bench, workdir: Path) -> None:
-    named = mine(workdir, ROBUST).rename(workdir / "robustbench.yaml")
+@pytest.mark.parametrize("name", ["robustbench", *papers()])
+def test_a_file_by_the_name_of_a_source_is_refused(bench: Bench, workdir: Path, name: str) -> None:
+    """It would be judged by the models that stand for that source's, and kmeans at an eps of ours."""
+    named = mine(workdir, ROBUST).rename(workdir / f"{name}.yaml")
     assert "give the file another" in bench("claims", "--file", named).refused()
 
 

@@ -103,15 +103,15 @@ def test_a_step_function_is_caught_by_square_and_by_gradients_that_guide_nowhere
     assert after[honest]["trust"] == "C"
     assert [f["check"] for f in after[honest]["findings"]] == []
     found = {f["check"]: f for f in after[stepped]["findings"]}
-    assert {"gradient-masking", "gradients-mislead"} <= set(found)
+    assert {"square-breaks-more", "gradients-mislead"} <= set(found)
     probed = {one["group"]: one for one in json.loads(Path("run/diagnosis.json").read_text())["classifiers"]}
     assert probed[stepped]["standing"] == round(before[stepped]["robust_upper"] * SAMPLES)
     square = next(p for p in probed[stepped]["probes"] if p["what"].startswith("Square"))
-    assert square["count"] == found["gradient-masking"]["count"] > 0
+    assert square["count"] == found["square-breaks-more"]["count"] > 0
     assert square["n"] == probed[stepped]["standing"]
     assert "trust C before, D after" in done.out
     assert "trust C before, C after" in done.out
-    assert "[gradient-masking]" in done.out
+    assert "[square-breaks-more]" in done.out
     assert "broke" in done.out
     verified = bench("verify", "run")  # what diagnose writes is not of the run
     assert verified.code == 0, verified.out
