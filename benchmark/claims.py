@@ -35,8 +35,8 @@ def hold(runs: Sequence[Path], named: Sequence[str] = (), file: Path | None = No
         raise RequestError(f"--paper must be one of {', '.join(CHOICES)}, got {unknown[0]!r}")
     if file is not None and named:
         raise RequestError("give --file or --paper, not both")
-    if file is not None and file.stem == ROBUSTBENCH:
-        raise RequestError(f"--file {file}: {ROBUSTBENCH} is the name of a source that ships; give the file another")
+    if file is not None and file.stem in CHOICES:  # the models that stand for a source's are found by its name
+        raise RequestError(f"--file {file}: {file.stem} is the name of a source that ships; give the file another")
     chosen = {printable(file.stem): read_claims(file)} if file is not None else _chosen(named)
     if not any(paper.claims for paper in chosen.values()) and ROBUSTBENCH not in named and (named or file):
         raise RequestError(f"{', '.join(chosen)}: no claim in numbers, so there is nothing to measure")

@@ -1,13 +1,12 @@
 """The `bench` command: verbs only; they parse, call and choose the exit code."""
 
-import dataclasses
 import errno
 import logging
 import os
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -18,9 +17,6 @@ from results.aggregate import UnsoundError
 from results.claims import ClaimsError
 from results.printable import printable
 from results.store import Store, StoreError
-
-if TYPE_CHECKING:
-    from benchmark.reproduce.request import Options
 
 OK, GATE_FAILED, WRONG_REQUEST, INTERRUPTED = 0, 1, 2, 130
 
@@ -239,6 +235,7 @@ def regress(
     from results import render_regression
     from results.baseline import baseline_of, parse_renames, read_baseline
     from results.checksums import refuse_own
+    from results.planned import check_plan
     from results.regression import Gate
     from results.regression import regress as hold_against
     from results.store import write_whole
@@ -257,6 +254,7 @@ def regress(
     before = None if baseline is None else read_baseline(baseline)
     store = Store(run)
     units = store.read_plan()
+    check_plan(run, units)
     now = baseline_of(units, store.read(units), parse_renames(rename or []))
     if write_baseline is not None:
         write_whole(write_baseline, now.text().encode())
@@ -337,35 +335,11 @@ def diagnose(
     data_root: DataRoot = None,
 ) -> None:
     """Which numbers of a run to trust, and why: costly checks, in plain words. A finding is no error: exit code 0."""
-    from benchmark.diagnose import contradicted, subjects
-    from benchmark.diagnose import diagnose as probe
-    from benchmark.resolve import choose_device
-    from results.diagnosis import findings
-    from results.leaderboard import leaderboard
-    from results.probed import diagnosing, read_diagnosis, write_diagnosis
-    from results.render_diagnosis import findings_told, terminal
+    from benchmark.diagnose import diagnosed
 
-    store = Store(run)
-    chosen = subjects(store, model or [])
-    units = store.read_plan()
-    records = store.read(units)
-    refuted = {about: found for about, found in findings(units, records).items() if contradicted(found)}
-    if refuted:
-        for about, found in refuted.items():
-            print(f"{about[0]}, {about[2]}, {about[4]} eps = {about[5]:.4g}: trust F")
-            print("\n".join(findings_told(found)))
-        return
-    chosen_device = choose_device(device)
-    probed = []
-    with diagnosing(run), units_bar("classifiers") as advance:
-        diagnosis = read_diagnosis(run)
-        for one in probe(chosen, samples, seed, chosen_device, data_root, advance):
-            probed.append(one)
-            diagnosis = diagnosis.with_newer([one])
-            path = write_diagnosis(run, diagnosis)
-    rows = [leaderboard(units, records, found) for found in (None, diagnosis.findings)]
-    print(terminal(rows[0], rows[1], {one.classifier: one for one in probed}), end="")
-    print(f"kept in {path}; bench report {shlex.quote(str(run))} grades by it")
+    with units_bar("classifiers") as advance:
+        told = diagnosed(run, model or [], samples, seed, device, data_root, advance)
+    print(told, end="")
 
 
 @app.command()
@@ -397,7 +371,11 @@ def reproduce(
 
     options = Options(tuple(seed or range(5)), dataset, data_root, weights, samples, workers)
     if paper in kept_studies.STUDIES:
-        _reproduce_kept(paper, item, options, out, fresh, foreground)
+        with units_bar("units") as advance:
+            report = kept_studies.asked(paper, item, out, options, fresh, foreground, advance)
+        print(report.text)
+        if not report.complete:
+            raise typer.Exit(GATE_FAILED)
         return
     if fresh or foreground:
         raise RequestError(f"--fresh and --foreground are for {', '.join(kept_studies.STUDIES)}: {paper} keeps units")
@@ -408,37 +386,6 @@ def reproduce(
         print(report.text)
         complete = complete and report.complete
     if not complete:
-        raise typer.Exit(GATE_FAILED)
-
-
-def _reproduce_kept(
-    paper: str, item: str | None, options: "Options", out: Path | None, fresh: bool, foreground: bool
-) -> None:
-    """The studies of a paper whose results are kept."""
-    from benchmark.reproduce import kept_studies
-
-    folder = out or Path("runs") / f"reproduce-{paper}"
-    if dataclasses.replace(options, data_root=None, workers=0) != type(options)():
-        raise RequestError(
-            f"--dataset, --weights, --samples and --seed do not go with {paper}: its studies name theirs"
-        )
-    if not fresh and (out or options.data_root or options.workers):
-        raise RequestError("--out, --data-root and --workers go with --fresh: kept results are only printed")
-    if foreground and not fresh:
-        raise RequestError("--foreground goes with --fresh")
-    if not fresh:
-        report = kept_studies.from_kept(paper, item)
-    elif foreground:
-        logging.getLogger("model_zoo").setLevel(logging.INFO)
-        with units_bar("units") as advance:
-            report = kept_studies.fresh(paper, item, folder, options, advance)
-    else:
-        named = [*([item] if item else []), "--fresh", "--foreground", "--out", str(folder)]
-        named += ["--data-root", str(options.data_root)] if options.data_root else []
-        named += ["--workers", str(options.workers)]
-        report = kept_studies.begin(paper, item, folder, options, ["reproduce", paper, *named])
-    print(report.text)
-    if not report.complete:
         raise typer.Exit(GATE_FAILED)
 
 

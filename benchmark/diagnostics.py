@@ -42,7 +42,7 @@ IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 def checked(loaded: LoadedModel, dataset: Dataset, device: torch.device) -> LoadedModel:
     """The model with a flag for each thing that these checks see in it."""
-    return dataclasses.replace(loaded, flags=(*loaded.flags, *model_flags(loaded, dataset, device)))
+    return dataclasses.replace(loaded, flags=(*loaded.flags, *model_flags(loaded, dataset, device)), checked=True)
 
 
 def model_flags(loaded: LoadedModel, dataset: Dataset, device: torch.device) -> list[str]:

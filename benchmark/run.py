@@ -63,7 +63,7 @@ class Worker:
                 "(were files changed, or does the factory return other weights each time?)"
             )
         told = _flags(unit.model, model.sha256, self.dataset, self.data_root, self.device)
-        model = dataclasses.replace(model, flags=(*model.flags, *told))
+        model = dataclasses.replace(model, flags=(*model.flags, *told), checked=True)
         named = unit.params.get("surrogate")
         surrogate = _model(named, self.device).model if isinstance(named, str) else None
         searched = None

@@ -25,7 +25,7 @@ from model_zoo.adapter import judged_by
 from model_zoo.magnet import MagnetClassifier
 from model_zoo.registry import LoadedModel
 from results.aggregate import UnsoundError
-from results.records import Provenance, UnitRecord, Verdict, WorkUnit
+from results.records import MODEL_CHECKS, Provenance, UnitRecord, Verdict, WorkUnit
 from results.store import pack, pack_adversarial
 
 
@@ -135,7 +135,7 @@ def run_unit(
         proofs_sha256=None if proofs is None else _sha256(proofs),
         provenance=Provenance(
             commit=provenance.commit(),
-            versions=provenance.versions(),
+            versions=provenance.versions() | ({MODEL_CHECKS: "1"} if model.checked else {}),
             machine=provenance.machine(device),
             device=str(device),
             finished=datetime.now(UTC).isoformat(timespec="seconds"),

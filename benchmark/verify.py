@@ -4,7 +4,8 @@ What is noticed. Images and proofs are data that anyone can check, so everything
 again with the data set, the weights and the judge of this installation: labels and predictions, that each adversarial
 image is inside the box and the ball and is not predicted as its class, each certificate, the plan from run.json, the
 leaderboard from the records. What cannot be computed (times, counts of passes, flags, machine and date) and what
-carries no meaning (white space) is held against SHA256SUMS, which a run writes when it ends.
+carries no meaning (white space) is held against SHA256SUMS, which a run writes when it ends. diagnosis.json, which
+`bench diagnose` writes later, holds a checksum of its own; its probes are not made again.
 
 What is not noticed. Whoever changes record, images and checksums together to another image that breaks the model has
 another valid example, and the verdict stays true. Whoever drops an example, calls its sample survived and writes the
@@ -42,7 +43,7 @@ from model_zoo.errors import ModelError
 from model_zoo.registry import LoadedModel, load
 from results.archive import unpacked
 from results.checksums import SUMS, check_sums
-from results.consistent import check_agreement, check_tables
+from results.consistent import check_agreement, check_diagnosis, check_tables
 from results.records import PROTOCOL, UnitRecord
 from results.saved import Saved, read_arrays, read_saved
 from results.verification import Counts, Kind, Problem, Verification
@@ -81,6 +82,7 @@ def _verified(folder: Path, device: torch.device, data_root: Path | None) -> Ver
         replanned, told = _replanned(saved, world)
         problems += [*replanned, *check_agreement(saved), *check_tables(saved, not (folder / SUMS).exists())]
         notes += told
+    problems += check_diagnosis(folder)
     refuted = {problem.file for problem in problems if problem.kind is Kind.REFUTED}
     problems += [problem for problem in check_sums(folder) if problem.file not in refuted]
     otherwise = sum((count for count in counts.values()), Counts()).otherwise

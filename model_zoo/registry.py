@@ -25,6 +25,7 @@ class LoadedModel:
 
     `group` names the classifier behind the head: models of one group make the same predictions. `training` names the
     parts (as `nn.Module.named_modules` does) that were handed over in training mode; all are in eval mode now.
+    `checked` says that `flags` hold what the checks of the model itself see.
     """
 
     name: str
@@ -34,6 +35,7 @@ class LoadedModel:
     card: ModelCard | None = None
     flags: tuple[str, ...] = ()
     training: tuple[str, ...] = ()
+    checked: bool = False
 
 
 @functools.cache

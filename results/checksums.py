@@ -44,6 +44,15 @@ def remove_sums(folder: Path) -> None:
     (folder / SUMS).unlink(missing_ok=True)
 
 
+def listed(folder: Path) -> dict[str, str]:
+    """The checksums by name, as far as they can be read; none where the run did not end."""
+    try:
+        text = (folder / SUMS).read_bytes().decode()
+    except (OSError, UnicodeDecodeError):
+        return {}
+    return {name: sha256 for sha256, name in _LINE.findall(text)}
+
+
 def check_sums(folder: Path) -> list[Problem]:
     """Files that are not those the run ended with; what cannot be read is told as well."""
     try:
@@ -52,20 +61,20 @@ def check_sums(folder: Path) -> list[Problem]:
         return [Problem(Kind.MISSING, SUMS, "is not there: the run did not end; the same `bench run` writes it")]
     except (OSError, UnicodeDecodeError) as error:
         return [Problem(Kind.REFUTED, SUMS, f"cannot be read: {error}")]
-    listed: dict[str, str] = {}
+    known: dict[str, str] = {}
     for number, line in enumerate(text.splitlines(keepends=True), start=1):
         match = _LINE.fullmatch(line)
-        if match is None or match[2] in listed:
+        if match is None or match[2] in known:
             return [Problem(Kind.REFUTED, SUMS, f"line {number} is not a checksum, two spaces and the name of a file")]
-        listed[match[2]] = match[1]
-    if list(listed) != sorted(listed):
+        known[match[2]] = match[1]
+    if list(known) != sorted(known):
         return [Problem(Kind.REFUTED, SUMS, "its lines are not in the order of the names")]
     problems = []
     present = files_of(folder)
-    for name in sorted({*listed, *present}):
+    for name in sorted({*known, *present}):
         if name not in present:
             problems.append(Problem(Kind.MISSING, name, f"is not there, and was when the run ended ({SUMS} lists it)"))
-        elif name not in listed:
+        elif name not in known:
             problems.append(Problem(Kind.REFUTED, name, f"was not there when the run ended ({SUMS} does not list it)"))
         else:
             try:
@@ -73,7 +82,7 @@ def check_sums(folder: Path) -> list[Problem]:
             except OSError as error:
                 problems.append(Problem(Kind.REFUTED, name, f"cannot be read: {error.strerror}"))
                 continue
-            if actual != listed[name]:
+            if actual != known[name]:
                 problems.append(Problem(Kind.REFUTED, name, f"is not as the run left it: {SUMS} has another sha256"))
     return problems
 

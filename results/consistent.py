@@ -1,10 +1,13 @@
 """Whether a run's records agree with one another, and its tables with the records."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from results.aggregate import UnsoundError
 from results.curves import curves, radii_csv
 from results.leaderboard import check_sound, classifier_of, leaderboard
+from results.probed import NAME as DIAGNOSIS
+from results.probed import read_diagnosis
 from results.records import UnitRecord, Verdict
 from results.render import FORMATS, as_csv, markdown
 from results.saved import Saved
@@ -62,6 +65,15 @@ def _within_radii(records: Sequence[UnitRecord]) -> list[Problem]:
                     what = f"radius {radius:.6g}, but units/{record.key}.safetensors breaks it at {distance:.6g}"
                     problems.append(Problem(Kind.REFUTED, f"units/{proof.key}.json", what, sample))
     return problems
+
+
+def check_diagnosis(folder: Path) -> list[Problem]:
+    """diagnosis.json, where there is one: no file of the run, but grades rest on it."""
+    try:
+        read_diagnosis(folder)
+    except StoreError as error:
+        return [Problem(Kind.REFUTED, DIAGNOSIS, str(error).removeprefix(f"{folder / DIAGNOSIS} "))]
+    return []
 
 
 def check_tables(saved: Saved, interrupted: bool) -> list[Problem]:

@@ -10,9 +10,9 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 from results.aggregate import standing, verdicts_by_sample
-from results.findings import Finding, Severity, read_flag, without_repeats
+from results.findings import NOT_CHECKED, Finding, Severity, read_flag, without_repeats
 from results.flags import merged
-from results.records import Classifier, UnitRecord, Verdict, WorkUnit
+from results.records import MODEL_CHECKS, Classifier, UnitRecord, Verdict, WorkUnit
 from results.trust import GRADIENT_FREE, is_white_box
 
 SQUARE_HELPED = 0.2
@@ -36,7 +36,9 @@ def findings(units: Sequence[WorkUnit], records: Iterable[UnitRecord]) -> dict[C
     for record in records:
         done[record.unit.classifier].append(record)
     complete = {about for about, members in planned.items() if len(done[about]) == len(members)}
-    found: dict[Classifier, list[Finding]] = {about: _flagged(done[about]) for about in planned}
+    found: dict[Classifier, list[Finding]] = {
+        about: [*_flagged(done[about]), *_not_checked(done[about])] for about in planned
+    }
     for about in complete:
         members = done[about]
         found[about] += [
@@ -81,6 +83,14 @@ def _flagged(records: Records) -> list[Finding]:
             for f in told
         ]
     return told
+
+
+def _not_checked(records: Records) -> list[Finding]:
+    """Whether the records are from before there were checks of a model itself, which then have found nothing."""
+    if not records or any(MODEL_CHECKS in record.provenance.versions for record in records):
+        return []
+    seen = "the model itself was not checked when it was run"
+    return [_finding(NOT_CHECKED, Severity.NOTE, records, None, None, None, seen)]
 
 
 def _guessing(records: Records) -> list[Finding]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from results.aggregate import Proportion, verdicts_by_sample
 from results.leaderboard import Row, leaderboard
+from results.planned import check_plan
 from results.probed import read_diagnosis
 from results.records import UnitRecord, Verdict
 from results.store import Store, StoreError
@@ -183,6 +184,7 @@ def from_runs(folders: Sequence[Path], architectures: Architectures) -> list[Evi
                 f"{folder} is incomplete: {len(records)} of {len(units)} units are done; the same bench run goes on"
             )
         rows = leaderboard(units, records, read_diagnosis(folder).findings)
+        check_plan(folder, units)
         found += from_rows(rows, str(folder), architectures, _stands(records))
     return found
 

@@ -55,6 +55,7 @@ class Check:
     remedy: str = ""
 
 
+NOT_CHECKED = "not-checked"
 CHECKS: dict[str, Check] = {
     "training-mode": Check(
         "Batch norm and dropout make another model of it in training mode, and the number is of eval mode alone",
@@ -136,9 +137,21 @@ CHECKS: dict[str, Check] = {
         "An unusual head is owed a loss of its own (Tramer et al. 2020)",
         "Attack with magnet100 beside autoattack",
     ),
-    "gradient-masking": Check(
+    "square-breaks-more": Check(
+        "The gradients of this model hide what a search without them finds (gradient masking)",
+        "Write an adaptive attack, or look for the part that hides gradients",
+    ),
+    "transfer-breaks-more": Check(
+        "The gradients of this model hide what another model's gradients find (gradient masking)",
+        "Write an adaptive attack, or look for the part that hides gradients",
+    ),
+    "gradient-masking": Check(  # what older diagnoses call the two above
         "The gradients of this model hide what a search without them, or another model's images, find",
         "Write an adaptive attack, or look for the part that hides gradients",
+    ),
+    NOT_CHECKED: Check(
+        "That nothing is said of training mode, normalisation, randomness and the like means that nobody looked",
+        "bench diagnose looks at the models of this run, and so does a new run",
     ),
     "gradients-mislead": Check(
         "Gradients that guide no better than chance make every attack by gradients a random walk",

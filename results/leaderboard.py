@@ -16,7 +16,7 @@ from results.aggregate import (
     worst_case,
 )
 from results.diagnosis import findings, undecided
-from results.findings import Finding, without_repeats
+from results.findings import NOT_CHECKED, Finding, without_repeats
 from results.flags import merged
 from results.records import Classifier, UnitRecord, Verdict, WorkUnit, certified_samples
 from results.trust import Evidence, Trust, grade
@@ -72,7 +72,7 @@ def leaderboard(
     found = findings(units, done.values())
     for about, group in zip(planned, groups, strict=True):
         evidence = [done[unit.key] for unit in planned[about] if unit.key in done]
-        group[:] = _graded(group, evidence, without_repeats([*found[about], *(probed or {}).get(about, ())]))
+        group[:] = _graded(group, evidence, _with_probed(found[about], (probed or {}).get(about)))
     groups.sort(key=_rank_key)
     rows: list[Row] = []
     for _, table in itertools.groupby(groups, key=lambda group: (group[0].dataset, group[0].norm, group[0].eps)):
@@ -83,6 +83,13 @@ def leaderboard(
                 rank, last = (rank, last) if last == upper.value else (position, upper.value)
             rows += [_ranked(row, rank if upper is not None else None) for row in group]
     return rows
+
+
+def _with_probed(found: Sequence[Finding], probed: Sequence[Finding] | None) -> list[Finding]:
+    """A diagnosis, whatever it found, has checked the model as well."""
+    if probed is None:
+        return list(found)
+    return without_repeats([*(one for one in found if one.check != NOT_CHECKED), *probed])
 
 
 def classifier_of(unit: WorkUnit) -> Classifier:

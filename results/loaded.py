@@ -6,6 +6,7 @@ from pathlib import Path
 
 from results.curves import Curve, curves
 from results.leaderboard import Row, check_sound, leaderboard
+from results.planned import check_plan
 from results.probed import read_diagnosis
 from results.records import UnitRecord, WorkUnit
 from results.store import Store, StoreError
@@ -58,5 +59,6 @@ def _load(folder: Path) -> LoadedRun:
         rows = leaderboard(units, records, probed)
     except ValueError as error:
         raise StoreError(f"{folder}: {error}") from None
+    check_plan(folder, units)
     radii = curves((record for record in records if record.unit.proves), lambda record: {})  # without eq. 3
     return LoadedRun(store, store.dataset(units[0]), units, records, rows, radii)

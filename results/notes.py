@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+from results.findings import NOT_CHECKED
 from results.leaderboard import Row
 from results.printable import printable
 
@@ -40,6 +41,15 @@ def notes_of(rows: Sequence[Row], trust: bool = True) -> list[str]:
             notes += [f"{found.model}: trust {row.trust.grade}: {found.sentence}" for found in because]
         graded.add(row.group)
     return [printable(note) for note in notes]
+
+
+def not_checked(rows: Sequence[Row]) -> list[str]:
+    """One sentence for all classifiers whose models nobody checked; leaderboard.md of such runs was written without."""
+    names = dict.fromkeys(row.group for row in rows for found in row.findings if found.check == NOT_CHECKED)
+    if not names:
+        return []
+    told = "the model itself was not checked for training mode, normalisation, randomness and the like"
+    return [printable(f"{', '.join(names)}: {told}; bench diagnose does")]
 
 
 def blind_spots(row: Row) -> list[str]:

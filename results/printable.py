@@ -8,6 +8,11 @@ def printable(text: str) -> str:
     return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
 
 
+def in_cell(text: str) -> str:
+    """Text for a cell of a markdown table, which bars divide."""
+    return text.replace("|", "\\|")
+
+
 def has_controls(text: str) -> bool:
     """Whether a name holds what steers a terminal, breaks a line or is no character at all."""
     return any(unicodedata.category(letter) in ("Cc", "Cs") for letter in text)

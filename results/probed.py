@@ -2,6 +2,8 @@
 
 import contextlib
 import fcntl
+import hashlib
+import json
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -51,12 +53,17 @@ class Probed(BaseModel):
 
 
 class Diagnosis(BaseModel):
-    """The content of diagnosis.json; a classifier is in it once, as it was probed last, with all that was found."""
+    """The content of diagnosis.json; a classifier is in it once, as it was probed last, with all that was found.
+
+    `sha256` is over the classifiers, which is what holds them against damage: SHA256SUMS knows the run's own files
+    alone. None where an older version wrote the file.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     schema_version: Literal[1] = 1
     classifiers: tuple[Probed, ...] = ()
+    sha256: str | None = None
 
     def with_newer(self, newer: Sequence[Probed]) -> "Diagnosis":
         """The same, with what was probed again in the place of what it replaces.
@@ -69,6 +76,12 @@ class Diagnosis(BaseModel):
             kept = tuple(without_repeats([*probed.findings, *earlier]))
             merged[probed.classifier] = probed.model_copy(update={"findings": kept})
         return Diagnosis(classifiers=tuple(merged.values()))
+
+    def text(self) -> bytes:
+        """The bytes of the file."""
+        content = json.dumps([probed.model_dump(mode="json") for probed in self.classifiers], sort_keys=True)
+        sealed = self.model_copy(update={"sha256": hashlib.sha256(content.encode()).hexdigest()})
+        return sealed.model_dump_json(indent=1).encode()
 
     @property
     def findings(self) -> dict[Classifier, Sequence[Finding]]:
@@ -103,20 +116,25 @@ def diagnosing(folder: Path) -> Iterator[None]:
 def read_diagnosis(folder: Path) -> Diagnosis:
     """What is there of a run; empty where it was not diagnosed. StoreError names a damaged file."""
     path = folder / NAME
+    remedy = "remove it and run bench diagnose again"
     try:
-        return Diagnosis.model_validate_json(path.read_bytes())
+        payload = path.read_bytes()
+        diagnosis = Diagnosis.model_validate_json(payload)
     except FileNotFoundError:
         return Diagnosis()
     except ValidationError as error:
         first = error.errors()[0]
         where = "".join(f"{part}: " for part in first["loc"])
-        raise StoreError(f"{path} is damaged ({where}{first['msg']}); remove it and run bench diagnose again") from None
+        raise StoreError(f"{path} is damaged ({where}{first['msg']}); {remedy}") from None
     except OSError as error:
         raise StoreError(f"{path} cannot be read: {error.strerror}") from None
+    if diagnosis.sha256 is not None and payload != diagnosis.text():
+        raise StoreError(f"{path} is damaged (it is not as bench diagnose wrote it); {remedy}")
+    return diagnosis
 
 
 def write_diagnosis(folder: Path, diagnosis: Diagnosis) -> Path:
     """Write the file whole or not at all."""
     path = folder / NAME
-    write_whole(path, diagnosis.model_dump_json(indent=1).encode())
+    write_whole(path, diagnosis.text())
     return path

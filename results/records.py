@@ -73,6 +73,10 @@ class WorkUnit(BaseModel):
         return f"{self.model} under {self.attack}, {self.norm} {self.eps:.4g}, samples {self.start}-{self.stop - 1}"
 
 
+MODEL_CHECKS = "model-checks"
+"""Among a record's versions: that of the checks of the model itself, which older records were made without."""
+
+
 class Provenance(BaseModel):
     """Where and when a record was made; never part of its identity."""
 

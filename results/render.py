@@ -12,8 +12,8 @@ from rich.text import Text
 
 from results.aggregate import Proportion
 from results.leaderboard import Row
-from results.notes import LEGEND, TRUST, notes_of, show_eps
-from results.printable import printable
+from results.notes import LEGEND, TRUST, not_checked, notes_of, show_eps
+from results.printable import in_cell, printable
 from results.render_latex import latex
 
 
@@ -26,7 +26,8 @@ def markdown(rows: Sequence[Row], trust: bool = True) -> str:
     """Tables with their notes; without `trust` as they were written before there were grades."""
     parts = ["# Leaderboard\n"]
     for title, table in _tables(rows):
-        frame = pd.DataFrame(_lines(table, trust), dtype=str)
+        lines = [{in_cell(name): in_cell(cell) for name, cell in line.items()} for line in _lines(table, trust)]
+        frame = pd.DataFrame(lines, dtype=str)
         align = ["right" if column not in ("model",) else "left" for column in frame.columns]
         parts.append(f"## {title}\n\n{frame.to_markdown(index=False, disable_numparse=True, colalign=align)}\n")
         parts += [f"- {note}" for note in notes_of(table, trust)]
@@ -46,7 +47,7 @@ def terminal(rows: Sequence[Row]) -> str:
         for line in lines:
             shown.add_row(*(Text(printable(cell)) for cell in line.values()))
         console.print(shown)
-        for note in notes_of(table):
+        for note in (*notes_of(table), *not_checked(table)):
             console.print(Text(printable(f"  note: {note}")), soft_wrap=True)
     console.print(Text(f"{LEGEND} {TRUST}"), width=140)
     assert isinstance(console.file, StringIO)

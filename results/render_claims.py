@@ -4,10 +4,9 @@ import csv
 import itertools
 import json
 import textwrap
-from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from io import StringIO
-from typing import Any, TypeVar
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -15,14 +14,13 @@ from rich.table import Table
 from rich.text import Text
 from tabulate import tabulate
 
-from results.evidence import LABELS, PAPERS, Evidence, label
+from results import render_robustbench
+from results.claims_told import closing, counted, threat_of
+from results.evidence import LABELS, Evidence, label
 from results.notes import show_eps
-from results.published import Number
-from results.robustbench import NAME, load_robustbench
-from results.verdicts import FAILS, UNDECIDED, Gap, Held, Judgement, Ruling
-
-MOST = 10
-"""How many of RobustBench's rows are shown where they are not all asked for."""
+from results.printable import in_cell
+from results.robustbench import NAME
+from results.verdicts import Gap, Held, Judgement
 
 COLUMNS = ("data set, eps", "model", "published", "measured", "verdict", "weak to strong attack on other data")
 
@@ -50,12 +48,12 @@ def terminal(held: Held) -> str:
         parts.append(_title(held, name))
         for heading, judgements in _groups(held.of(name)):
             parts.append(f"{heading}\n{_grid([cells_of(one, sources) for one in judgements])}")
-        parts.append("\n".join(_wrapped(told) for told in _closing(held.of(name))))
+        parts.append("\n".join(_wrapped(told) for told in closing(held.of(name))))
     if rows := held.of(NAME):
-        parts.append(_wrapped(_robustbench_title()))
-        parts.append(_grid(_robustbench_lines(rows, held.whole)))
-        parts.append("\n".join(_wrapped(told) for told in _robustbench_closing(rows, held.whole)))
-    parts.append(_wrapped(f"In all: {_counted(held.judgements)}."))
+        parts.append(_wrapped(render_robustbench.title()))
+        parts.append(_grid(render_robustbench.lines(rows, held.whole)))
+        parts.append("\n".join(_wrapped(told) for told in render_robustbench.closing(rows, held.whole)))
+    parts.append(_wrapped(f"In all: {counted(held.judgements)}."))
     if sources:
         parts.append("\n".join(f"[{number}] {told}" for told, number in sources.items()))
     parts.append(_wrapped(LEGEND))
@@ -70,11 +68,11 @@ def markdown(held: Held) -> str:
         parts.append(f"## {_title(held, name)}")
         for heading, judgements in _groups(held.of(name)):
             parts += [f"**{heading}**", _piped([cells_of(one, sources) for one in judgements])]
-        parts.append("\n".join(_closing(held.of(name))))
+        parts.append("\n".join(closing(held.of(name))))
     if rows := held.of(NAME):
-        parts += [f"## {_robustbench_title()}", _piped(_robustbench_lines(rows, held.whole))]
-        parts.append("\n".join(_robustbench_closing(rows, held.whole)))
-    parts.append(f"In all: {_counted(held.judgements)}.")
+        parts += [f"## {render_robustbench.title()}", _piped(render_robustbench.lines(rows, held.whole))]
+        parts.append("\n".join(render_robustbench.closing(rows, held.whole)))
+    parts.append(f"In all: {counted(held.judgements)}.")
     if sources:
         parts.append("\n".join(f"- [{number}] {told}" for told, number in sources.items()))
     parts.append(LEGEND)
@@ -145,7 +143,7 @@ def _opening(held: Held) -> str:
     against = f"measured by {', '.join(held.runs)}" if held.runs else "measured here (the results that ship)"
     return (
         f"What {len(held.judgements)} published numbers are worth. Each is held against the matching one {against}, or "
-        "against RobustBench's AutoAttack on the authors' own weights."
+        "against RobustBench's AutoAttack on the authors' own weights. What the verdicts mean is said at the end."
     )
 
 
@@ -185,16 +183,6 @@ def _groups(judgements: Sequence[Judgement]) -> list[tuple[str, list[Judgement]]
     return [(f"Table {table}" if table else "Its numbers", list(members)) for table, members in groups]
 
 
-def _threat(number: Number) -> str:
-    """The claim's own, in pixel values too where the source counts in them."""
-    if number.eps is None or number.remark:
-        return "eps not stated"
-    shown = show_eps(number.eps)
-    if number.norm == "linf" and "/" not in shown and number.eps < 0.2:
-        shown = f"{255 * number.eps:g}/255"
-    return f"{number.norm or 'norm not stated'} {shown}"
-
-
 def cells_of(one: Judgement, sources: dict[str, int]) -> dict[str, str]:
     """The columns of one number; `sources` is that of `sources_of`."""
     number = one.number
@@ -210,7 +198,7 @@ def cells_of(one: Judgement, sources: dict[str, int]) -> dict[str, str]:
     verdict = str(one.ruling)
     if one.differs:
         verdict += ": " + ", ".join(text.partition(" (")[0] for text in one.differs)
-    about = f"{number.dataset}, {_threat(number)}"
+    about = f"{number.dataset}, {threat_of(number)}"
     cells = (about, named, f"{LABELS[number.quantity]} {number.shown}", measured, verdict, _pattern(one.gap, sources))
     return dict(zip(COLUMNS, cells, strict=True))
 
@@ -229,141 +217,6 @@ def _pattern(gap: Gap | None, sources: dict[str, int]) -> str:
     weak, strong = 100 * gap.weak.share.value, 100 * gap.strong.share.value
     word = "same pattern" if gap.seen else "no gap"
     return f"{weak:.2f} to {strong:.2f}, {word} [{sources[_source(gap.evidence)]}]"
-
-
-def _closing(judgements: Sequence[Judgement]) -> list[str]:
-    """The evidence of each verdict that is one, then what it comes to."""
-    decided = [one for one in judgements if one.ruling not in UNDECIDED]
-    lines = []
-    for (subject, ruling, because), group in _grouped(decided, lambda one: (_subject(one), one.ruling, one.because)):
-        numbers = ", ".join(f"{LABELS[one.number.quantity]} {one.number.shown}" for one in group)
-        lines.append(f"- {subject}: {numbers}: {ruling}. {because[:1].upper()}{because[1:]}.")
-    return [*lines, f"Finding: {' '.join(_finding(judgements))}"]
-
-
-def _subject(one: Judgement) -> str:
-    number = one.number
-    return f"{number.model}, {number.dataset}" + (f", {_threat(number)}" if number.quantity != "clean" else "")
-
-
-def _finding(judgements: Sequence[Judgement]) -> list[str]:
-    sentences = [f"{_counted(judgements)}."]
-    failed = [one for one in judgements if one.ruling in FAILS and one.strongest is not None]
-    promises = [one for one in failed if one.number.least is not None]
-    for (model, dataset), group in _grouped(promises, lambda one: (one.number.model, one.number.dataset)):
-        claimed = [one.number.least.value for one in group if one.number.least is not None]
-        low, high = f"{100 * min(claimed):.2f}", f"{100 * max(claimed):.2f}"
-        worst = min((one.strongest for one in group if one.strongest), key=lambda figure: figure.share.value)
-        between = high if low == high else f"{low} to {high}"
-        sentences.append(
-            f"{model} on {dataset} is claimed to keep {between} %; {label(worst)} leaves "
-            f"{100 * worst.share.value:.2f} %{', at an eps of ours' if group[0].number.remark else ''}."
-        )
-    for one in failed:
-        most, proven = one.number.most, one.evidence.lower if one.evidence else None
-        if one.number.least is None and most is not None and proven is not None:
-            sentences.append(
-                f"{one.number.model} on {one.number.dataset} is claimed to keep at most {100 * most.value:.2f} %; "
-                f"{100 * proven.value:.2f} % are proven to stand."
-            )
-    gaps = [one.gap for one in judgements if one.gap is not None]
-    for seen, opening in (
-        (True, "On other data, a stronger attack breaks what the weaker one left standing for"),
-        (False, "No such gap for"),
-    ):
-        shown: dict[tuple[str, float], Gap] = {}
-        for gap in gaps:
-            if gap.seen is seen:
-                shown.setdefault((gap.evidence.model, gap.evidence.eps), gap)
-        if shown:
-            sentences.append(f"{opening} {', '.join(_gap_in_words(gap) for gap in shown.values())}.")
-    small = [
-        one
-        for one in judgements
-        if one.number.least is None and one.ruling is Ruling.NOT_COMPARABLE and one.strongest is not None
-    ]
-    if small:
-        shares = [min(p.value for p in (one.measured, one.strongest.share) if p) for one in small if one.strongest]
-        limits = [one.number.most.value for one in small if one.number.most is not None]
-        sentences.append(
-            f"{len(small)} say that next to nothing stands (up to {100 * max(limits):.2f} %); their nearest rows, "
-            f"under other conditions, have {100 * min(shares):.2f} to {100 * max(shares):.2f} %."
-        )
-    return sentences
-
-
-def _gap_in_words(gap: Gap) -> str:
-    through = " through the paper's head" if gap.weak.head == PAPERS else ""
-    return (
-        f"{gap.evidence.model} at {show_eps(gap.evidence.eps)} ({label(gap.weak).partition(' through')[0]}{through} "
-        f"{100 * gap.weak.share.value:.2f}, {label(gap.strong)} {100 * gap.strong.share.value:.2f})"
-    )
-
-
-Key = TypeVar("Key", bound=Hashable)
-
-
-def _grouped(judgements: Iterable[Judgement], key: Callable[[Judgement], Key]) -> list[tuple[Key, list[Judgement]]]:
-    groups: dict[Key, list[Judgement]] = {}
-    for one in judgements:
-        groups.setdefault(key(one), []).append(one)
-    return list(groups.items())
-
-
-def _counted(judgements: Sequence[Judgement]) -> str:
-    counts = Counter(one.ruling for one in judgements)
-    shown = ", ".join(f"{counts[ruling]} {ruling}" for ruling in Ruling if counts[ruling])
-    return f"{len(judgements)} published numbers: {shown}"
-
-
-def _robustbench_title() -> str:
-    source = load_robustbench()
-    return f"{NAME}: what papers report, against AutoAttack on the same weights ({source.source})"
-
-
-def _robustbench_lines(judgements: Sequence[Judgement], whole: bool) -> list[dict[str, str]]:
-    return [
-        {
-            "model": one.number.model,
-            "leaderboard": f"{one.number.dataset}, {one.number.norm} {show_eps(one.number.eps or 0)}",
-            "network": one.number.architecture or "",
-            "reported": one.number.shown,
-            "AutoAttack": f"{100 * (_autoattack(one) or 0):.2f}",
-            "verdict": str(one.ruling)
-            + (f" ({label(one.strongest)})" if one.ruling in FAILS and one.strongest else ""),
-        }
-        for one in sorted(judgements, key=lambda one: -overclaimed(one))[: None if whole else MOST]
-    ]
-
-
-def _autoattack(one: Judgement) -> float | None:
-    assert one.evidence is not None
-    return next((figure.share.value for figure in one.evidence.figures if figure.kind == "autoattack"), None)
-
-
-def overclaimed(one: Judgement) -> float:
-    """Points by which AutoAttack is below a number."""
-    bound = one.number.least or one.number.most
-    assert bound is not None
-    return 100 * (bound.value - (_autoattack(one) or 0.0))
-
-
-def _robustbench_closing(judgements: Sequence[Judgement], whole: bool) -> list[str]:
-    worst = max(judgements, key=overclaimed)
-    apart = sum(abs(overclaimed(one)) > 5 + 1e-9 for one in judgements)
-    silent = sum(entry.reported is None for entry in load_robustbench().entries)
-    counts = Counter(one.ruling for one in judgements)
-    lines = [] if whole else [f"The {MOST} most overclaimed; all: bench claims --paper {NAME}."]
-    other = sum(1 for one in judgements if one.ruling in FAILS and one.strongest and one.strongest.kind == "external")
-    lines.append(
-        f"Finding: of {len(judgements)} linf and l2 entries with a reported and an AutoAttack number, "
-        f"{counts[Ruling.UPHELD]} are upheld; for {len(judgements) - counts[Ruling.UPHELD]} AutoAttack (for {other} an "
-        "external evaluation that RobustBench lists) leaves less than is reported, beyond sampling error. "
-        f"{apart} differ from AutoAttack by more than 5 points, {worst.number.model} by {overclaimed(worst):.2f}. "
-        f"{silent} more entries report no number. Both numbers are taken to be on RobustBench's test images: 10,000, "
-        "on ImageNet 5,000."
-    )
-    return lines
 
 
 def _share(value: float, low: float, high: float) -> str:
@@ -395,7 +248,8 @@ def _grid(lines: Sequence[dict[str, str]]) -> str:
 
 def _piped(lines: Sequence[dict[str, str]]) -> str:
     kept = [name for name in lines[0] if any(line[name] for line in lines)]
-    return tabulate([[line[name] for name in kept] for line in lines], kept, tablefmt="github", disable_numparse=True)
+    cells = [[in_cell(line[name]) for name in kept] for line in lines]
+    return tabulate(cells, kept, tablefmt="github", disable_numparse=True)
 
 
 def _wrapped(text: str) -> str:

@@ -40,6 +40,15 @@ def _paragraph(before: Row, after: Row, probed: Probed) -> list[str]:
     return lines + (findings_told(after.findings) or ["  nothing found"])
 
 
+def refuted(void: Mapping[Classifier, Sequence[Finding]]) -> str:
+    """What is said of classifiers whose certificates are contradicted, in the place of probes."""
+    lines = []
+    for about, found in void.items():
+        lines.append(f"{about[0]}, {about[2]}, {about[4]} eps = {show_eps(about[5])}: trust F")
+        lines += findings_told(found)
+    return "".join(f"{printable(line)}\n" for line in lines)
+
+
 def findings_told(findings: Sequence[Finding]) -> list[str]:
     """A line a finding, the gravest first."""
     return [f"  {_HEADING[found.severity]}: [{found.check}] {found.model}: {found.sentence}" for found in findings]

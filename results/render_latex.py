@@ -1,41 +1,24 @@
 """The leaderboard as LaTeX: one booktabs table a data set and threat, to be read by \\input."""
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 from results.aggregate import Proportion
+from results.latex_text import breakable, escaped, stacked
 from results.leaderboard import Row
-from results.notes import TRUST, notes_of, show_eps
+from results.notes import TRUST, not_checked, notes_of, show_eps
 
 HEAD = """\
-% Needs \\usepackage[T1]{fontenc} and \\usepackage{booktabs}; read it by \\input, one table a data set and threat.
+% Needs \\usepackage[T1]{fontenc}, \\usepackage{booktabs} and \\usepackage{graphicx}; read it by \\input.
+% One table a data set and threat; one that is wider than the line, or too high for the page, is made smaller.
 """
 NOTE = (
     "Accuracies in \\%, each attack alone over all $n$ samples. Lower: proven; upper: what stands after all attacks on "
     "the classifier, through every head. --: not applicable."
 )
-_SPECIAL = {
-    "\\": r"\textbackslash{}",
-    "{": r"\{",
-    "}": r"\}",
-    "$": r"\$",
-    "&": r"\&",
-    "#": r"\#",
-    "%": r"\%",
-    "_": r"\_",
-    "^": r"\textasciicircum{}",
-    "~": r"\textasciitilde{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    '"': r"\textquotedbl{}",
-    "'": r"\textquotesingle{}",
-    "`": r"\textasciigrave{}",
-    "[": "{[}",
-    "*": "{*}",
-    "–": "--",
-    "…": r"\ldots{}",
-}
+_WIDEST_NAME, _WIDEST_HEAD = 32, 12
+"""Characters of a model's and of an attack's name on one line."""
+_LINES, _WIDE = 40, 100
+"""How many rows and lines of notes a page has room for beside the rest, and how many characters a line."""
 
 
 def latex(rows: Sequence[Row]) -> str:
@@ -43,51 +26,46 @@ def latex(rows: Sequence[Row]) -> str:
     tables: dict[tuple[str, str, float, int], list[Row]] = {}
     for row in rows:
         tables.setdefault((row.dataset, row.norm, row.eps, row.n), []).append(row)
-    return "\n".join([HEAD, *(_table(members) for members in tables.values())])
+    return "\n".join([HEAD, *(_table(members, number) for number, members in enumerate(tables.values(), start=1))])
 
 
-def escaped(text: str) -> str:
-    """Text that LaTeX prints as it is: no command, comment, option or ligature, and no character without a glyph."""
-    parts = [_SPECIAL.get(char) or _plain(char) for char in text]
-    return "".join(
-        f"{{}}{part}" if part in "-," and part == before else part for before, part in pairwise(["", *parts])
-    )
-
-
-def _plain(char: str) -> str:
-    if char.isspace():
-        return " "
-    return char if " " <= char <= "~" else f"[U+{ord(char):04X}]"
-
-
-def _table(rows: Sequence[Row]) -> str:
+def _table(rows: Sequence[Row], number: int) -> str:
     fullest = sorted(rows, key=lambda row: -len(row.attacks))  # has the planned order
     attacks = list(dict.fromkeys(name for row in fullest for name in row.attacks if name not in row.proofs))
-    header = ["model", "clean", *map(escaped, attacks), "lower", "upper", "trust", "$n$"]
+    heads = [stacked(name, _WIDEST_HEAD, "r") for name in attacks]
+    header = ["model", "clean", *heads, "lower", "upper", "trust"]
     first = rows[0]
     body = [_line(row, attacks, _is_first(rows, index)) for index, row in enumerate(rows)]
     title = f"{first.dataset}, {first.norm} eps = {show_eps(first.eps)}, n = {first.n}"
+    notes = [_intervals(rows), *map(breakable, (*notes_of(rows), *not_checked(rows)))]
+    fits = len(rows) + sum(1 + len(note) // _WIDE for note in notes) <= _LINES
+    told = "\n\n".join(notes)
+    about = f"{NOTE} {escaped(TRUST.replace('robust_upper', 'upper'))}"
+    label = f"tab:robust-accuracy-{number}"
     return "\n".join(
         [
             r"\begin{table}",
             r"\centering\small\setlength{\tabcolsep}{4pt}",
-            rf"\caption{{Robust accuracy: {escaped(title)}.}}",
+            rf"\caption{{Robust accuracy: {escaped(title)}.}}\label{{{label}}}",
+            r"\sbox0{%",
             rf"\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}",
             r"\toprule",
             " & ".join(header) + r" \\",
             r"\midrule",
             *body,
             r"\bottomrule",
-            r"\end{tabular}",
+            r"\end{tabular}}%",
+            r"\ifdim\wd0>\linewidth\sbox0{\resizebox{\linewidth}{!}{\usebox0}}\fi",
+            r"\ifdim\dimexpr\ht0+\dp0\relax>.7\textheight\sbox0{\resizebox*{!}{.7\textheight}{\usebox0}}\fi",
+            r"\usebox0",
             "",
             r"\medskip",
-            rf"\parbox{{\linewidth}}{{\footnotesize {NOTE} {escaped(TRUST)}",
-            "",
-            _intervals(rows),
-            *_flags(rows),
+            rf"\parbox{{\linewidth}}{{\footnotesize\sloppy {about}",
+            *(["", told] if fits else []),
             "}",
             r"\end{table}",
             "",
+            *([] if fits else [rf"{{\footnotesize\sloppy\noindent Table~\ref{{{label}}}: {told}", "", r"\par}", ""]),
         ]
     )
 
@@ -98,26 +76,29 @@ def _is_first(rows: Sequence[Row], index: int) -> bool:
 
 
 def _line(row: Row, attacks: Sequence[str], first: bool) -> str:
-    cells = [escaped(row.model) if first else rf"\quad {escaped(row.model)}", _percent(row.clean)]
+    cells = [_name(row, first), _percent(row.clean)]
     cells += [_percent(row.attacks.get(name)) for name in attacks]
     state = f"{row.done}/{row.n} done" if row.done < row.n else "incomplete"
     cells += [_percent(row.robust_lower), state if row.robust_upper is None else _percent(row.robust_upper)]
-    cells += [row.trust.grade.value if row.trust and first else "", str(row.n)]
+    cells.append(row.trust.grade.value if row.trust and first else "")
     return " & ".join(cells) + r" \\"
+
+
+def _name(row: Row, first: bool) -> str:
+    """The model; below its classifier's own row, the head alone."""
+    option = row.model.removeprefix(row.group.partition("@")[0]).lstrip("@")
+    if first or not option:
+        return stacked(row.model, _WIDEST_NAME, "l")
+    return rf"\quad {escaped(f'@{option}')}"
 
 
 def _intervals(rows: Sequence[Row]) -> str:
     told = [
-        f"{escaped(row.model)} {_interval(row.clean)}, {_interval(row.robust_upper)}"
+        f"{breakable(row.model)} {_interval(row.clean)}, {_interval(row.robust_upper)}"
         for index, row in enumerate(rows)
         if row.robust_upper is not None and _is_first(rows, index)
     ]
     return f"95\\,\\% Wilson intervals (clean, upper): {'; '.join(told)}." if told else "No model is done."
-
-
-def _flags(rows: Sequence[Row]) -> list[str]:
-    """A paragraph a sentence."""
-    return [line for note in notes_of(rows) for line in ("", escaped(note))]
 
 
 def _percent(p: Proportion | None) -> str:

@@ -8,6 +8,7 @@ import pandas as pd
 
 from results.notes import show_eps
 from results.paired import Comparison, Pair
+from results.printable import in_cell
 
 LEGEND = (
     "Difference in percentage points on the same samples, with its 95 % interval. kept: samples that stand with this "
@@ -26,7 +27,8 @@ def _tables(comparisons: Sequence[Comparison], form: str) -> str:
             for c in comparisons
             if (c.dataset, c.norm, c.eps, c.robust.n, c.against) == title
         ]
-        frame = pd.DataFrame(lines, dtype=str)
+        cell = in_cell if form == "pipe" else str
+        frame = pd.DataFrame([{name: cell(text) for name, text in line.items()} for line in lines], dtype=str)
         table = frame.to_markdown(
             index=False, disable_numparse=True, tablefmt=form, colalign=["left", *["right"] * (frame.shape[1] - 1)]
         )

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from results.findings import Finding, Severity
+from results.findings import NOT_CHECKED, Finding, Severity
 
 GRADIENT_FREE = ("noise", "transfer")
 """Attacks that never ask the model for a gradient."""
@@ -63,11 +63,12 @@ def grade(evidence: Evidence, findings: Iterable[Finding]) -> Trust:
     void = [f for f in found if f.severity is Severity.VOID]
     if void:
         return Trust(Grade.F, _told(void), tuple(void))
+    unchecked = "; the model itself was not checked" if any(f.check == NOT_CHECKED for f in found) else ""
     if evidence.undecided == 0:
-        return Trust(Grade.A, "every sample is broken, misclassified or proven")
+        return Trust(Grade.A, f"every sample is broken, misclassified or proven{unchecked}")
     if evidence.settled and any(_base(attack) in DECIDES for attack in evidence.verifiers):
         left = f"{evidence.undecided} samples are nearer to the boundary than float32 rounding"
-        return Trust(Grade.A, f"every sample is decided exactly, but {left}")
+        return Trust(Grade.A, f"every sample is decided exactly, but {left}{unchecked}")
     flattering = [f for f in found if f.severity is Severity.FLATTERS]
     if flattering:
         return Trust(Grade.D, _told(flattering), tuple(flattering))
@@ -80,7 +81,7 @@ def grade(evidence: Evidence, findings: Iterable[Finding]) -> Trust:
     if not seeing:
         return Trust(Grade.D, f"no attack that sees is left: {_told(blind)}", tuple(blind))
     if any(_base(attack) in COMPLETE for attack in seeing):
-        return Trust(Grade.B, "complete AutoAttack, and no finding against it")
+        return Trust(Grade.B, f"complete AutoAttack, and no finding against it{unchecked}")
     if any(_base(attack) in COMPLETE for _, attack in evidence.attacks):
         against = tuple(f for f in blind if f.attack is None or _base(f.attack) in COMPLETE)
         return Trust(Grade.C, f"AutoAttack could not see: {_told(against)}", against)

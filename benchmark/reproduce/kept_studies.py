@@ -1,5 +1,7 @@
 """Papers whose studies take hours: printed from kept results, made again by `--fresh`."""
 
+import dataclasses
+import logging
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,6 +31,36 @@ def chosen(paper: str, item: str | None) -> list[Study]:
     if item is not None and item not in items:
         raise RequestError(f"item of {paper} must be one of {', '.join(items)}, got {item!r}")
     return [study for name, studies in items.items() if item in (None, name) for study in studies]
+
+
+def asked(
+    paper: str,
+    item: str | None,
+    out: Path | None,
+    options: Options,
+    fresh_wanted: bool,
+    foreground: bool,
+    advance: Advance,
+) -> Report:
+    """What `bench reproduce PAPER` does: print what is kept, or carry it out again, here or in the background."""
+    if dataclasses.replace(options, data_root=None, workers=0) != Options():
+        raise RequestError(
+            f"--dataset, --weights, --samples and --seed do not go with {paper}: its studies name theirs"
+        )
+    if not fresh_wanted and (out or options.data_root or options.workers):
+        raise RequestError("--out, --data-root and --workers go with --fresh: kept results are only printed")
+    if foreground and not fresh_wanted:
+        raise RequestError("--foreground goes with --fresh")
+    if not fresh_wanted:
+        return from_kept(paper, item)
+    folder = out or Path("runs") / f"reproduce-{paper}"
+    if foreground:
+        logging.getLogger("model_zoo").setLevel(logging.INFO)
+        return fresh(paper, item, folder, options, advance)
+    named = [*([item] if item else []), "--fresh", "--foreground", "--out", str(folder)]
+    named += ["--data-root", str(options.data_root)] if options.data_root else []
+    named += ["--workers", str(options.workers)]
+    return begin(paper, item, folder, options, ["reproduce", paper, *named])
 
 
 def from_kept(paper: str, item: str | None) -> Report:

@@ -20,6 +20,8 @@ from tests.benchmark.conftest import Bench
 from tests.results.builders import results_of
 from tests.results.test_evidence import write
 
+README = Path(__file__).parents[2] / "README.md"
+
 
 @pytest.fixture(scope="module")
 def held() -> Held:
@@ -160,6 +162,15 @@ def test_the_table_is_printed_and_the_figure_drawn(bench: Bench, workdir: Path) 
     assert "Finding:" in text
 
 
+def test_the_readme_shows_what_is_printed(bench: Bench) -> None:
+    printed = bench("claims").out
+    shown = README.read_text().partition("Of what it prints:\n\n```\n")[2].partition("\n```")[0]
+    assert len(shown.splitlines()) > 10
+    for part in shown.split("\n...\n"):
+        assert f"\n{part}\n" in printed, f"not printed, or not in this order:\n{part}"
+        printed = printed.partition(f"\n{part}\n")[2]
+
+
 def test_strict_gates_and_formats_hold_every_number(bench: Bench) -> None:
     assert bench("claims", "--paper", "kmeans", "--strict").code == 1
     assert bench("claims", "--paper", "clustering-training", "--strict").code == 0
@@ -225,8 +236,10 @@ def test_a_claim_that_nothing_stands_is_refuted_by_proofs(bench: Bench, workdir:
     assert "is claimed to keep at most 0.00 %; 80.00 % are proven to stand" in " ".join(done.out.split())
 
 
-def test_a_file_by_the_name_of_robustbench_is_refused(bench: Bench, workdir: Path) -> None:
-    named = mine(workdir, ROBUST).rename(workdir / "robustbench.yaml")
+@pytest.mark.parametrize("name", ["robustbench", *papers()])
+def test_a_file_by_the_name_of_a_source_is_refused(bench: Bench, workdir: Path, name: str) -> None:
+    """It would be judged by the models that stand for that source's, and kmeans at an eps of ours."""
+    named = mine(workdir, ROBUST).rename(workdir / f"{name}.yaml")
     assert "give the file another" in bench("claims", "--file", named).refused()
 
 

@@ -12,13 +12,14 @@ import pytest
 from PIL import Image
 
 import benchmark.diagnose
+import benchmark.probes
 from attacks.autoattack import Part, autoattack
 from attacks.registry import AttackEntry, ResolvedAttack
 from attacks.square import Square
 from benchmark.datasets import Dataset, load
 from results.checksums import SUMS
-from results.probed import Probed, diagnosing, read_diagnosis
-from results.store import Store, plan_text
+from results.probed import Diagnosis, Probed, diagnosing, read_diagnosis, write_diagnosis
+from results.store import Store, StoreError, plan_text
 from tests.benchmark.builders import kmeans_for, save
 from tests.benchmark.conftest import Bench, Finished
 
@@ -68,7 +69,7 @@ def few_queries(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where nothing depends on how long Square looks: its 5,000 steps take seconds on any model."""
     short = Part("square", lambda norm, classes: Square(name="square", queries=50, runs=1))
     entry = AttackEntry("Square, 50 queries", functools.partial(autoattack, parts=(short,)), searches=True)
-    monkeypatch.setattr(benchmark.diagnose, "SQUARE", ResolvedAttack("square", entry))
+    monkeypatch.setattr(benchmark.probes, "SQUARE", ResolvedAttack("square", entry))
 
 
 @pytest.fixture
@@ -102,15 +103,15 @@ def test_a_step_function_is_caught_by_square_and_by_gradients_that_guide_nowhere
     assert after[honest]["trust"] == "C"
     assert [f["check"] for f in after[honest]["findings"]] == []
     found = {f["check"]: f for f in after[stepped]["findings"]}
-    assert {"gradient-masking", "gradients-mislead"} <= set(found)
+    assert {"square-breaks-more", "gradients-mislead"} <= set(found)
     probed = {one["group"]: one for one in json.loads(Path("run/diagnosis.json").read_text())["classifiers"]}
     assert probed[stepped]["standing"] == round(before[stepped]["robust_upper"] * SAMPLES)
     square = next(p for p in probed[stepped]["probes"] if p["what"].startswith("Square"))
-    assert square["count"] == found["gradient-masking"]["count"] > 0
+    assert square["count"] == found["square-breaks-more"]["count"] > 0
     assert square["n"] == probed[stepped]["standing"]
     assert "trust C before, D after" in done.out
     assert "trust C before, C after" in done.out
-    assert "[gradient-masking]" in done.out
+    assert "[square-breaks-more]" in done.out
     assert "broke" in done.out
     verified = bench("verify", "run")  # what diagnose writes is not of the run
     assert verified.code == 0, verified.out
@@ -150,6 +151,17 @@ def test_kmeans_under_exact_stays_at_a_with_nothing_found(bench: Bench, tmp_path
     assert _run(bench, [kmeans], "exact", "pgd20@restarts=1", eps="0.05").code == 0
     done = bench("diagnose", "run")
     assert "trust A before, A after" in done.out
+    path = Path("run/diagnosis.json")
+    before = path.read_bytes()
+    for place in range(0, len(before), 41):
+        path.write_bytes(before[:place] + bytes([before[place] ^ 1]) + before[place + 1 :])
+        with pytest.raises(StoreError, match=r"diagnosis\.json"):
+            read_diagnosis(Path("run"))
+    told = bench("verify", "run")
+    assert told.code == 1
+    assert "refuted: diagnosis.json: is damaged" in told.out
+    path.write_bytes(before)
+    assert bench("verify", "run").code == 0
     assert "nothing found" in done.out
     assert _rows(bench)[kmeans]["findings"] == []
 
@@ -259,6 +271,9 @@ def test_a_damaged_diagnosis_is_told_and_another_models_goes_unread(bench: Bench
     content["classifiers"][0]["weights_sha256"] = "0" * 64
     content["classifiers"][0]["findings"] = [{"check": "unbounded", "severity": "void", "model": "x", "seen": "x"}]
     path.write_text(json.dumps(content))
+    for command in ("report", "diagnose"):
+        assert "diagnosis.json is damaged (it is not as bench diagnose wrote it)" in bench(command, "run").refused()
+    write_diagnosis(finished, Diagnosis.model_validate(content))
     (row,), (was,) = _rows(bench).values(), before.values()
     assert not [f for f in row["findings"] if f["severity"] == "void"]
     assert row["trust"] in ("C", was["trust"])

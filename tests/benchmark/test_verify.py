@@ -203,6 +203,29 @@ def test_a_flipped_byte_is_found_and_its_file_is_named(copied: Path, file: str, 
     assert any(name in str(problem) for problem in found.problems), list(map(str, found.problems))
 
 
+def test_whatever_a_run_saves_is_held(copied: Path) -> None:
+    """Every file in the folder but the lock, which is empty; none may be forgotten in the list above."""
+    saved = [path for path in sorted(copied.rglob("*")) if path.is_file() and path.stat().st_size]
+    assert len(saved) >= len(FILES)
+    for path in saved:
+        payload = path.read_bytes()
+        place = 2 * len(payload) // 3
+        path.write_bytes(payload[:place] + bytes([payload[place] ^ 4]) + payload[place + 1 :])
+        found = _verified(copied)
+        name = path.relative_to(copied).as_posix()
+        assert any(problem.file == name or name in problem.what for problem in found.problems), name
+        path.write_bytes(payload)
+    assert _verified(copied).verified
+
+
+def test_units_that_cannot_be_listed_are_named(copied: Path, bench: Bench) -> None:
+    shutil.rmtree(copied / "units")
+    (copied / "units").write_text("no folder")
+    found = _verified(copied)
+    assert any(p.file == "units" and p.what.startswith("cannot be read") for p in found.problems)
+    assert bench("verify", copied).code == 1
+
+
 @pytest.mark.parametrize("file", FILES)
 def test_a_truncated_or_deleted_file_is_named(copied: Path, file: str) -> None:
     name = FILES[file](copied)

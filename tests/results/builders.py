@@ -4,7 +4,7 @@ from typing import Any
 
 from results.aggregate import Proportion, wilson
 from results.leaderboard import Row
-from results.records import Provenance, UnitRecord, Verdict, WorkUnit
+from results.records import MODEL_CHECKS, Provenance, UnitRecord, Verdict, WorkUnit
 
 M, B, S, C = Verdict.MISCLASSIFIED, Verdict.BROKEN, Verdict.SURVIVED, Verdict.CERTIFIED
 LETTERS = {"M": M, "B": B, "S": S, "C": C}
@@ -29,7 +29,11 @@ UNIT: dict[str, Any] = {
 }
 
 PROVENANCE = Provenance(
-    commit="c" * 40, versions={"python": "3.11"}, machine="x86_64, 1 threads", device="cpu", finished="2025-01-01T00:00"
+    commit="c" * 40,
+    versions={"python": "3.11", MODEL_CHECKS: "1"},
+    machine="x86_64, 1 threads",
+    device="cpu",
+    finished="2025-01-01T00:00",
 )
 
 

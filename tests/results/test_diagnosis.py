@@ -8,6 +8,8 @@ from results.diagnosis import findings, one_sided
 from results.findings import CHECKS, TOLD, Finding, Severity, read_flag, without_repeats
 from results.leaderboard import leaderboard
 from results.records import UnitRecord, WorkUnit
+from results.render import markdown, terminal
+from results.trust import Grade
 from tests.results.builders import record, results_of, unit
 
 
@@ -152,6 +154,28 @@ def test_square_of_the_reference_flatters_as_our_own_does() -> None:
     )
     found = read_flag(flag, "net", "autoattack-reference")
     assert (found.check, found.severity) == ("square-beats-white-box", Severity.FLATTERS)
+
+
+def test_records_from_before_there_were_checks_say_so_and_keep_their_grade() -> None:
+    units = [unit(attack="clean", stop=2), unit(attack="autoattack", stop=2)]
+    records = [record(of, "SS") for of in units]
+    before = [r.provenance.model_copy(update={"versions": {"python": "3.11"}}) for r in records]
+    old = [r.model_copy(update={"provenance": p}) for r, p in zip(records, before, strict=True)]
+    assert _found(units, records) == []
+    (found,) = _found(units, old)
+    assert (found.check, found.severity) == ("not-checked", Severity.NOTE)
+    (row,) = leaderboard(units, old)
+    assert row.trust is not None
+    assert (row.trust.grade, row.trust.reason) == (
+        Grade.B,
+        "complete AutoAttack, and no finding against it; the model itself was not checked",
+    )
+    assert "net: the model itself was not checked" in terminal([row])
+    assert "not checked" not in markdown([row])  # as bench run wrote it then, and bench verify holds it
+    (looked,) = leaderboard(units, old, {units[0].classifier: ()})
+    assert looked.findings == []
+    assert looked.trust is not None
+    assert looked.trust.reason == "complete AutoAttack, and no finding against it"
 
 
 def test_nothing_is_compared_before_all_is_done() -> None:

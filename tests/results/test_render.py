@@ -293,3 +293,11 @@ def test_machines_get_both_bounds_and_what_verifiers_prove() -> None:
     plain, proven = _csv([row(), VERIFIED])
     assert (float(proven["exact_proves"]), float(proven["exact_proves_low"])) == (0.385, proof.low)
     assert (float(proven["exact"]), float(proven["robust_lower"]), plain["exact_proves"]) == (0.4, 0.385, "")
+
+
+def test_a_bar_in_a_name_does_not_divide_a_cell() -> None:
+    text = markdown([row(model="a|b", group="a|b", attacks={"mine@x=1|2": wilson(90, 200)})])
+    (line,) = [line for line in text.splitlines() if "a\\|b" in line]
+    header = next(line for line in text.splitlines() if "mine@x=1\\|2" in line)
+    for shown in (line, header):
+        assert len(re.findall(r"(?<!\\)\|", shown)) == 8
