@@ -12,6 +12,8 @@ What is trained lies in the folder and is found again; a training that was stopp
 """
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +37,7 @@ from results.adaptation import Adaptation, Adapted, marks, split_key
 from results.groups import Groups, GroupsError, groups_of
 
 Done = Callable[[], None]
+KIND = "bench analyze adapt"
 _PARTS = 500
 _MOST_TRIES = 1000
 
@@ -55,6 +58,9 @@ class Protocol:
         """All that the numbers depend on but the data and the recipes."""
         groups = dict(zip(self.groups.classes, (self.groups.names[g] for g in self.groups.labels), strict=True))
         return dataclasses.asdict(self) | {"groups": groups}
+
+    def fingerprint(self) -> str:
+        return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()[:8]
 
     def trainings(self, left_out: tuple[int, ...]) -> dict[str, Training]:
         """A split's models by method. Grouped ones know the groups of their classes; clustering ones start robust."""

@@ -1,5 +1,6 @@
 """`bench analyze ...`: what is to be learnt of models beside their robustness."""
 
+import logging
 import os
 from pathlib import Path
 from typing import Annotated, Literal
@@ -9,7 +10,7 @@ import typer
 from benchmark.errors import RequestError
 from benchmark.progress import units_bar
 
-app = typer.Typer(help="Analyses of models: linearize.", no_args_is_help=True)
+app = typer.Typer(help="Analyses of models: linearize, adapt.", no_args_is_help=True)
 
 MODES: dict[str, tuple[Literal["drop", "fold"], ...]] = {"drop": ("drop",), "fold": ("fold",), "both": ("drop", "fold")}
 
@@ -64,3 +65,50 @@ def linearize(
     folder.finish(analysis, text)
     typer.echo(text, nl=False)
     typer.echo(f"numbers, matrices, trees and figures: {folder.path}")
+
+
+@app.command()
+def adapt(
+    dataset: Annotated[str, typer.Option(help="Data set by name, with training and test images.")] = "fashion-mnist",
+    groups: Annotated[Path | None, typer.Option(help="YAML of groups of classes; default: those that ship.")] = None,
+    splits: Annotated[int, typer.Option(help="How many choices of classes to leave out.")] = 3,
+    method: Annotated[
+        list[str] | None, typer.Option(help="standard, robust, grouped, clustering, clustering grouped; repeatable.")
+    ] = None,
+    shots: Annotated[int, typer.Option(help="Images a class left out, for fine-tuning.")] = 10,
+    epochs: Annotated[int, typer.Option(help="Epochs of every training; 0: each recipe's own.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of all random numbers.")] = 0,
+    device: Annotated[str, typer.Option(help="Where to train: auto, cpu or cuda.")] = "auto",
+    data_root: Annotated[
+        Path | None, typer.Option(help="Folder with data sets, and where torchvision downloads them to.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of weights and results; the same one goes on.")] = None,
+) -> None:
+    """Do models tell the group of classes they have never seen? Trains standard, robust and grouped ones, and asks."""
+    from benchmark.adaptation import KIND, adapt, count_trainings, protocol_of
+    from benchmark.analysis_folder import open_folder
+    from benchmark.resolve import choose_device
+    from results.adaptation import table
+    from results.store import write_whole
+
+    logging.getLogger("model_zoo").setLevel(logging.INFO)
+    protocol = protocol_of(
+        dataset,
+        data_root,
+        groups=groups,
+        count=splits,
+        methods=method or [],
+        shots=shots,
+        seed=seed,
+        epochs=epochs,
+    )
+    where = choose_device(device)
+    folder = out or Path("runs") / f"adapt-{protocol.fingerprint()}"
+    open_folder(folder, KIND, protocol.identity())
+    with units_bar("trainings") as advance:
+        found = adapt(protocol, folder, data_root, where, advance(count_trainings(protocol), 0))
+    text = table(found)
+    write_whole(folder / "adaptation.json", (found.model_dump_json(indent=1) + "\n").encode())
+    write_whole(folder / "adaptation.md", (text + "\n").encode())
+    typer.echo(text)
+    typer.echo(f"weights and results: {folder}")

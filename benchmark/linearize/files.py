@@ -1,23 +1,20 @@
 """The folder of an analysis: rows, matrices, trees and figures, one folder a model; effect.json with every number."""
 
 import csv
-import json
 import re
 from collections.abc import Sequence
 from io import StringIO
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from benchmark.errors import RequestError
+from benchmark.analysis_folder import open_folder, refuse_foreign
 from benchmark.linearize.request import Prepared, Subject
 from benchmark.linearize.rewrite import Change
 from results.clustering_effect import Effect, newick
 from results.linearized import Analysis, Found, as_json, matrix_csv
 from results.store import pack, write_whole
 
-MARKER = "analysis.json"
 KIND = "bench analyze linearize"
 
 
@@ -26,17 +23,13 @@ class Folder:
 
     def __init__(self, path: Path, prepared: Prepared):
         self.path, self.groups = path, prepared.groups
-        self.description = {"kind": KIND, "request": prepared.identity()}
+        self._request = prepared.identity()
         self._taken: dict[str, str] = {}
-        self._refuse_foreign()
+        refuse_foreign(path, KIND, self._request)
 
     def open(self) -> None:
         """Make it, and say whose it is."""
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise RequestError(f"--out {self.path} cannot be made: {error.strerror}") from None
-        write_whole(self.path / MARKER, (json.dumps(self.description, indent=1, sort_keys=True) + "\n").encode())
+        open_folder(self.path, KIND, self._request)
 
     def keep(self, subject: Subject, found: Found) -> None:
         """All that is known of one model but the numbers that go into effect.json."""
@@ -93,20 +86,6 @@ class Folder:
         folder = self.path / self._taken[name]
         folder.mkdir(exist_ok=True)
         return folder
-
-    def _refuse_foreign(self) -> None:
-        if self.path.exists() and not self.path.is_dir():
-            raise RequestError(f"--out {self.path} is not a folder")
-        if not self.path.exists() or not any(self.path.iterdir()):
-            return
-        try:
-            present: Any = json.loads((self.path / MARKER).read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError):
-            present = None
-        if not isinstance(present, dict) or present.get("kind") != KIND:
-            raise RequestError(f"--out {self.path} exists and holds no analysis; choose another folder")
-        if present != json.loads(json.dumps(self.description)):
-            raise RequestError(f"--out {self.path} holds another analysis; choose another folder")
 
 
 def _changes(changes: Sequence[Change]) -> str:

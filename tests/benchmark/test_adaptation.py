@@ -11,8 +11,10 @@ from benchmark import datasets
 from benchmark.adaptation import METHODS, Protocol, _Target, adapt, count_trainings, splits
 from benchmark.errors import RequestError
 from model_zoo.registry import load
+from results.adaptation import Adaptation, table
 from results.groups import Groups
 from tests.benchmark.builders import CPU
+from tests.benchmark.conftest import Bench
 
 LABELS = (0, 0, 1, 1, 2, 0, 1, 0, 1, 1)
 """4 is alone in its group."""
@@ -105,3 +107,41 @@ def test_models_are_trained_once_and_asked_for_groups(tmp_path: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
     assert adapt(one, tmp_path, None, CPU, lambda: None) == found
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")} == before
+
+
+def test_bench_analyze_adapt_trains_asks_and_writes(bench: Bench, tmp_path: Path) -> None:
+    groups = tmp_path / "groups.yaml"
+    groups.write_text("groups:\n  low: [0, 1, 2, 3, 4]\n  high: [5, 6, 7, 8, 9]\n")
+    command = ["analyze", "adapt", "--dataset", "digits", "--groups", groups, "--splits", "1", "--method", "standard"]
+    done = bench(*command, "--epochs", "1", "--out", tmp_path / "a")
+    assert done.code == 0, done.err
+    found = Adaptation.model_validate_json((tmp_path / "a/adaptation.json").read_text())
+    assert table(found) in done.out
+    assert (tmp_path / "a/adaptation.md").read_text() == table(found) + "\n"
+    assert "epoch 1 of 1" in done.err
+    again = bench(*command, "--epochs", "1", "--out", tmp_path / "a")
+    assert (again.code, again.out) == (0, done.out)
+    assert "epoch" not in again.err
+    other = bench(*command, "--epochs", "2", "--out", tmp_path / "a")
+    assert (other.code, other.err) == (
+        2,
+        f"error: --out {tmp_path / 'a'} holds another analysis; choose another folder\n",
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--dataset", "digits"], "data set digits has no groups of classes here"),
+        (["--dataset", "fashion-mnist:validation"], "--dataset must be one with training and test images"),
+        (["--dataset", "npz:a"], "--dataset must be one with training and test images"),
+        (["--method", "foo"], "unknown method 'foo'; known: standard, robust, grouped, clustering"),
+        (["--shots", "0"], "--shots must be at least 1, got 0"),
+        (["--epochs", "-1"], "--epochs must be at least 0, got -1"),
+    ],
+)
+def test_a_wrong_request_is_one_line(bench: Bench, arguments: list[str], said: str) -> None:
+    done = bench("analyze", "adapt", *arguments)
+    assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
+    assert done.err.startswith(f"error: {said}")
+    assert not done.created

@@ -298,5 +298,5 @@ def test_a_foreign_folder_is_refused(bench: Bench, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "run.json").write_text("{}")
     arguments = ("analyze", "linearize", "kmeans", "--samples", 5, "--out")
-    assert "holds no analysis" in bench(*arguments, tmp_path / "run").refused()
+    assert "holds no such analysis" in bench(*arguments, tmp_path / "run").refused()
     assert "is not a folder" in bench(*arguments, tmp_path / "run" / "run.json").refused()

@@ -1,0 +1,42 @@
+"""The folder of a `bench analyze` verb: it belongs to one request, and what is in it is never another's."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmark.errors import RequestError
+from results.store import write_whole
+
+MARKER = "analysis.json"
+
+
+def refuse_foreign(path: Path, kind: str, request: Mapping[str, Any]) -> None:
+    """RequestError, one line, for a folder that holds anything but this very analysis."""
+    if path.exists() and not path.is_dir():
+        raise RequestError(f"--out {path} is not a folder")
+    if not path.exists() or not any(path.iterdir()):
+        return
+    try:
+        present: Any = json.loads((path / MARKER).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        present = None
+    if not isinstance(present, dict) or present.get("kind") != kind:
+        raise RequestError(f"--out {path} exists and holds no such analysis; choose another folder")
+    if present != json.loads(json.dumps(_description(kind, request))):
+        raise RequestError(f"--out {path} holds another analysis; choose another folder")
+
+
+def open_folder(path: Path, kind: str, request: Mapping[str, Any]) -> None:
+    """Make it, and say whose it is."""
+    refuse_foreign(path, kind, request)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RequestError(f"--out {path} cannot be made: {error.strerror}") from None
+    text = json.dumps(_description(kind, request), indent=1, sort_keys=True) + "\n"
+    write_whole(path / MARKER, text.encode())
+
+
+def _description(kind: str, request: Mapping[str, Any]) -> dict[str, Any]:
+    return {"kind": kind, "request": dict(request)}
