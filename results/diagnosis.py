@@ -86,10 +86,10 @@ def _flagged(records: Records) -> list[Finding]:
 
 
 def _not_checked(records: Records) -> list[Finding]:
-    """Whether the records are from before there were checks of a model itself, which then have found nothing."""
+    """Whether no record says that the model itself was checked: older ones never do."""
     if not records or any(MODEL_CHECKS in record.provenance.versions for record in records):
         return []
-    seen = "the model itself was not checked when it was run"
+    seen = "no record says that the model itself was checked"
     return [_finding(NOT_CHECKED, Severity.NOTE, records, None, None, None, seen)]
 
 

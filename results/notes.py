@@ -44,12 +44,15 @@ def notes_of(rows: Sequence[Row], trust: bool = True) -> list[str]:
 
 
 def not_checked(rows: Sequence[Row]) -> list[str]:
-    """One sentence for all classifiers whose models nobody checked; leaderboard.md of such runs was written without."""
+    """One sentence for all classifiers of older records; the leaderboard.md of their runs was written without it."""
     names = dict.fromkeys(row.group for row in rows for found in row.findings if found.check == NOT_CHECKED)
     if not names:
         return []
-    told = "the model itself was not checked for training mode, normalisation, randomness and the like"
-    return [printable(f"{', '.join(names)}: {told}; bench diagnose does")]
+    whose = (
+        "every classifier here" if len(names) > 1 and names.keys() == {row.group for row in rows} else ", ".join(names)
+    )
+    told = "no record says that the model itself was checked for training mode, normalisation, randomness and the like"
+    return [printable(f"{whose}: {told}; bench diagnose does")]
 
 
 def blind_spots(row: Row) -> list[str]:

@@ -63,7 +63,9 @@ def grade(evidence: Evidence, findings: Iterable[Finding]) -> Trust:
     void = [f for f in found if f.severity is Severity.VOID]
     if void:
         return Trust(Grade.F, _told(void), tuple(void))
-    unchecked = "; the model itself was not checked" if any(f.check == NOT_CHECKED for f in found) else ""
+    unchecked = (
+        "; no record says that the model itself was checked" if any(f.check == NOT_CHECKED for f in found) else ""
+    )
     if evidence.undecided == 0:
         return Trust(Grade.A, f"every sample is broken, misclassified or proven{unchecked}")
     if evidence.settled and any(_base(attack) in DECIDES for attack in evidence.verifiers):

@@ -168,10 +168,10 @@ def test_records_from_before_there_were_checks_say_so_and_keep_their_grade() -> 
     assert row.trust is not None
     assert (row.trust.grade, row.trust.reason) == (
         Grade.B,
-        "complete AutoAttack, and no finding against it; the model itself was not checked",
+        "complete AutoAttack, and no finding against it; no record says that the model itself was checked",
     )
-    assert "net: the model itself was not checked" in terminal([row])
-    assert "not checked" not in markdown([row])  # as bench run wrote it then, and bench verify holds it
+    assert "net: no record says that the model itself was checked" in terminal([row])
+    assert "no record says" not in markdown([row])  # as bench run wrote it then, and bench verify holds it
     (looked,) = leaderboard(units, old, {units[0].classifier: ()})
     assert looked.findings == []
     assert looked.trust is not None
