@@ -14,20 +14,22 @@ from results.clustering_verdict import LEVEL
 from results.linearized import Analysis, Found
 from results.printable import printable
 
-WIDTH = 165
+WIDTH = 160
+"""Of the paragraphs."""
 COLUMNS = (
-    ("model", 14),
-    ("bn", 4),
-    ("S (p)", 14),
-    ("raw (p)", 14),
-    ("random starts", 13),
-    ("last layer (p)", 14),
-    ("beyond images", 14),
-    ("over standard", 14),
-    ("ARI, coph.", 10),
-    ("adv. inside", 14),
+    "model",
+    "bn",
+    "S (p)",
+    "raw (p)",
+    "random starts",
+    "last layer (p)",
+    "beyond images",
+    "over standard",
+    "ARI, coph.",
+    "adv. inside",
 )
-"""Names, and how wide each is at least; the verdict has the rest."""
+VERDICT = 30
+"""Letters of the last column; the others are as wide as their numbers."""
 
 
 def terminal(analysis: Analysis) -> str:
@@ -85,16 +87,16 @@ def _done(one: Found, analysis: Analysis) -> list[str]:
 
 
 def _grid(analysis: Analysis) -> str:
-    console = Console(file=StringIO(), width=WIDTH, legacy_windows=False)
+    console = Console(file=StringIO(), width=400, legacy_windows=False)  # or columns would be cropped
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for name, width in COLUMNS:
-        table.add_column(name, min_width=width)
-    table.add_column("verdict", min_width=20)
+    for name in COLUMNS:
+        table.add_column(name, no_wrap=True)
+    table.add_column("verdict", width=VERDICT)
     for one in analysis.models:
         table.add_row(*map(Text, _cells(one)))
     if analysis.means is not None:
         raw, centred = analysis.means
-        cells = ["class-mean images", "–", _tested(centred.test), _tested(raw.test), *["–"] * 4]
+        cells = ["class means", "–", _tested(centred.test), _tested(raw.test), *["–"] * 4]
         table.add_row(*map(Text, [*cells, _tree(centred), "–", "a control"]))
     console.print(table)
     assert isinstance(console.file, StringIO)
@@ -150,7 +152,7 @@ def _tested(test: Test | None) -> str:
 
 
 def _p(p: float) -> str:
-    return f"{p:.2g}"
+    return f"{p:.4f}" if p < 0.01 else f"{p:.3f}"
 
 
 def _number(value: float | None) -> str:

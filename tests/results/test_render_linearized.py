@@ -1,16 +1,17 @@
 """What is printed of an analysis, and its numbers as JSON."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 
 from results.clustering_effect import cosines, effect_of, permutation_test
-from results.clustering_verdict import Mode, judge
+from results.clustering_verdict import Mode, Ruling, Verdict, judge
 from results.groups import Groups, groups_of
 from results.linearized import Analysis, Found, Told, as_json, matrix_csv
 from results.misled import misled
-from results.render_linearized import terminal
+from results.render_linearized import WIDTH, terminal
 
 CLOTHES = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 
@@ -48,7 +49,18 @@ def test_one_table_with_a_verdict_a_model_and_the_rule_below(analysis: Analysis)
     assert "Row norms 1 (t-shirt) to 10 (ankle boot)" in text
     assert "not to be had: mine: standard model: none" in text
     assert "\x1b" not in text
-    assert max(map(len, text.splitlines())) <= 165
+    assert max(map(len, text[: text.index(" model")].splitlines())) <= WIDTH
+
+
+def test_a_long_verdict_is_wrapped_and_not_cropped(analysis: Analysis) -> None:
+    beside = ("only with batch norm folded", "class-mean images explain it", "no more than nominal shows")
+    (first, *_) = analysis.models
+    long = dataclasses.replace(first, verdict=Verdict(Ruling.DEPENDS, beside))
+    text = terminal(dataclasses.replace(analysis, models=(long,)))
+    table = text[text.index(" model") : text.index("S: mean cosine")]
+    column = min(line.index("verdict") for line in table.splitlines() if "verdict" in line)
+    words = " ".join(line[column:].strip() for line in table.splitlines()[2:])
+    assert " ".join(words.split()).startswith(f"depends on the mode: {'; '.join(beside)}")
 
 
 def test_json_has_every_number_and_null_for_the_undefined(analysis: Analysis) -> None:
