@@ -59,7 +59,9 @@ def kmeans_adv(dataset: str, surrogate: Training, settings: Settings | None = No
     return training("kmeans-adv", dataset, {**(settings or {}), **named}, seed)
 
 
-def transfer(surrogate: Training, dataset: str, eps: float, samples: int, attack: str = "i-fgsm") -> Measure:
+def transfer(
+    surrogate: Training, dataset: str, eps: float, samples: int, attack: str = "i-fgsm", norm: str = "linf"
+) -> Measure:
     """I-FGSM, or another attack, on a surrogate, by steps of eps; away from what it predicts where its classes are
     others."""
     options = [] if attack == "i-fgsm" else [f"attack={attack}"]
@@ -67,7 +69,7 @@ def transfer(surrogate: Training, dataset: str, eps: float, samples: int, attack
     options += [f"step_size={eps}"]
     seen = dict(surrogate.settings).get("architecture", "small-resnet")
     column = f"transfer{'' if attack == 'i-fgsm' else f' ({attack})'}\n{seen},\n{surrogate.dataset}"
-    return Measure(f"transfer@{','.join(options)}", "linf", eps, samples, surrogate, column)
+    return Measure(f"transfer@{','.join(options)}", norm, eps, samples, surrogate, column)
 
 
 def exact(eps: float, samples: int, norm: str = "linf") -> Measure:
@@ -287,7 +289,7 @@ TRUTH = tuple(
                 *(("l2", eps) for eps in (0.5, 1.0, 2.0)),
             )
             for measure in (
-                *((transfer(RESNET_MNIST, dataset, eps, 500),) if norm == "linf" else ()),
+                transfer(RESNET_MNIST, dataset, eps, 500, norm=norm),
                 *(Measure(attack, norm, eps, 500) for attack in _ATTACKS),
             )
         ),

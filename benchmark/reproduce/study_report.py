@@ -101,6 +101,7 @@ def _by_line(study: Study, known: Known, paper: Paper) -> Grid:
 
 def _by_threat(study: Study, known: Known) -> Grid:
     columns = list(dict.fromkeys((measure.heading, measure.kind) for measure in study.measures))
+    planned = {(measure.heading, (measure.norm, measure.eps, measure.samples)) for measure in study.measures}
     threats = list(dict.fromkeys((measure.norm, measure.eps, measure.samples) for measure in study.measures))
     truth = any(kind == "exact" for _, kind in columns)
     headers = [*study.varied, "threat", "n", "clean\n(all test images)"]
@@ -115,7 +116,8 @@ def _by_threat(study: Study, known: Known) -> Grid:
                 found = [
                     _measured(study, known, training, heading, (norm, eps, samples)) for training in line.trainings
                 ]
-                cells.append(_robust(found))
+                asked = (heading, (norm, eps, samples)) in planned
+                cells.append(_robust(found) if asked else "–")
                 if truth and kind == "transfer":
                     cells.append(_denied(found))
             rows.append(cells)

@@ -164,6 +164,17 @@ def test_by_threat_the_same_numbers_stand_in_lines() -> None:
     assert cells["of these,\nbroken by exact"] == "50.0 %"
 
 
+def test_what_a_study_does_not_ask_is_not_called_not_run() -> None:
+    """A measurement under one threat alone, and kept nowhere: a dash where it is not asked, "not run" where it is."""
+    more = dataclasses.replace(STUDY.measures[-1], eps=0.2)
+    study = dataclasses.replace(STUDY, by_threat=True, lines=(STUDY.lines[0],), measures=(*STUDY.measures, more))
+    headers, rows = study_report.table(study, known(PLAIN.key, 0.9, 48, 24, 24), load_claims("kmeans"))
+    small, large = (dict(zip(headers, row, strict=True)) for row in rows)
+    assert (large["threat"], large["transfer"], large["of these,\nbroken by exact"]) == ("linf 0.2", "–", "–")
+    assert small["transfer"] == "80.00 [68.2, 88.2]"
+    assert large[more.heading] == study_report.NOT_RUN
+
+
 def test_what_is_not_kept_is_called_not_run() -> None:
     _, rows = study_report.table(STUDY, kept_studies.NONE, load_claims("kmeans"))
     assert all(study_report.NOT_RUN in row for row in rows)
