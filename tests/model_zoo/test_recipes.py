@@ -30,6 +30,8 @@ from tests.model_zoo.builders import CARD, digits_data
 
 CPU = torch.device("cpu")
 SUPERVISED: dict[str, object] = {"epochs": 4, "batch_size": 32, "learning_rate": 0.1}
+GROUPS = "0,2,4,6,8/1,3,5,7,9"
+CLUSTR_AT: dict[str, object] = {"epochs": 1, "batch_size": 32, "steps": 2, "eps": 0.05, "step_size": 0.03}
 MAGNET: dict[str, object] = {"epochs": 1, "batch_clusters": 6, "samples_per_cluster": 6}
 SMALL: dict[str, dict[str, object]] = {
     "kmeans": {"clusters": 40, "iterations": 20},
@@ -39,6 +41,7 @@ SMALL: dict[str, dict[str, object]] = {
     "nominal": SUPERVISED,
     "nominal-kmeans-head": MAGNET,
     "pgd-at": SUPERVISED | {"steps": 2, "eps": 0.05, "step_size": 0.03},
+    "pgd-at-grouped": SUPERVISED | {"steps": 2, "eps": 0.05, "step_size": 0.03, "groups": GROUPS, "weight": 0.01},
     "clustr": MAGNET,
     "clustr-qtrades": MAGNET | {"weight": 1.0},
     "clustr-1lip": MAGNET | {"epochs": 3, "width": 32, "features": 16},
@@ -50,7 +53,8 @@ SMALL: dict[str, dict[str, object]] = {
     "clustr-fuzzy": MAGNET,
     "clustr-learned-map": MAGNET | {"weight": 1.0},
     "clustr-triplet": MAGNET,
-    "clustr-at": {"epochs": 1, "batch_size": 32, "steps": 2, "eps": 0.05, "step_size": 0.03},
+    "clustr-at": CLUSTR_AT,
+    "clustr-grouped": CLUSTR_AT | {"groups": GROUPS, "weight": 0.01},
     **{
         f"clustr-{name}": MAGNET | {"weight": 1.0}
         for name in (
@@ -97,7 +101,7 @@ def train(recipe: str, data: TrainingData, nominal_file: str, run: TrainingRun, 
     return RECIPES[recipe].train(data, settings, run)
 
 
-LOGITS = ("nominal", "pgd-at", "free-at", "trades", "qtrades")
+LOGITS = ("nominal", "pgd-at", "pgd-at-grouped", "free-at", "trades", "qtrades")
 KINDS: dict[str, type[nn.Module]] = {
     recipe: KMeansClassifier if recipe.startswith("kmeans") else LogitsModel if recipe in LOGITS else MagnetClassifier
     for recipe in RECIPES
@@ -379,6 +383,7 @@ BRIEF: dict[str, object] = {
     "prototypes": 2,
     "width": 16,
     "features": 8,
+    "groups": "0,2/1,3",
 }
 
 
