@@ -19,6 +19,7 @@ from model_zoo.kmeans import KMeansClassifier, majority_labels
 from model_zoo.magnet import fit_variance
 from model_zoo.recipes.data import TrainingData
 from model_zoo.recipes.loop import TrainingRun
+from model_zoo.recipes.plusplus import greedy_plusplus
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def cluster(
     start: Float[Tensor, "k d"] | None = None,
 ) -> Clustering:
     """At most so many Lloyd iterations, from `start` or from k-means++, and what its clusters stand for."""
-    init = "k-means++" if start is None else start.numpy()
+    init = greedy_plusplus if start is None else start.numpy()
     with warnings.catch_warnings():  # of clusters without members the card tells
         warnings.simplefilter("ignore", ConvergenceWarning)
         fitted = KMeans(clusters, init=init, n_init=1, max_iter=iterations, random_state=seed).fit(flat.numpy())
