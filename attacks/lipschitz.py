@@ -8,8 +8,7 @@ without a rule is refused, so that a bound never rests on a guess.
 
 import copy
 import math
-from operator import getitem
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import fx, nn
@@ -19,6 +18,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from attacks.lipschitz_rules import RESHAPES, RULES, TUPLES, Bounds, aten, name_of, shape_of
 from attacks.lipschitz_rules import Unbounded as Unbounded
+from attacks.recorded_graph import evaluated, is_fixed, size_from_pixels
 
 _BATCHES = (2, 3)
 _SIZES_IN_WORDS = {*RESHAPES, aten.expand.default}
@@ -54,23 +54,11 @@ def _record(module: nn.Module, shape: tuple[int, ...], n: int) -> fx.GraphModule
     except Exception as error:
         reason = " ".join(str(error).split())[:160]
         raise Unbounded(f"{type(module).__name__} cannot be recorded: {reason}") from error
-    _check_shapes(recorded)
+    by_pixels = size_from_pixels(recorded)
+    if by_pixels is not None:
+        raise Unbounded(f"the size of what {name_of(by_pixels)} gives depends on pixels")
     recorded.graph.eliminate_dead_code()
     return recorded
-
-
-def _check_shapes(recorded: fx.GraphModule) -> None:
-    """Sizes are numbers in a graph: one that follows from pixels, as after `nonzero`, is control flow out of sight."""
-    changing: set[Node] = set()
-    for node in recorded.graph.nodes:
-        from_image = changing.intersection(node.all_input_nodes)
-        if node.op == "placeholder" or from_image:
-            changing.add(node)
-        fixed = node.target is aten.index.Tensor and from_image == {
-            node.args[0]
-        }  # its places do not follow from pixels
-        if torch.Tag.dynamic_output_shape in getattr(node.target, "tags", ()) and from_image and not fixed:
-            raise Unbounded(f"the size of what {name_of(node)} gives depends on pixels")
 
 
 def _same(first: fx.GraphModule, second: fx.GraphModule) -> bool:
@@ -118,12 +106,9 @@ def _by_rule(bounds: Bounds, node: Node, batch: int) -> float:
 
 def _evaluated(bounds: Bounds, node: Node) -> Any:
     """A value that does not depend on the input, computed as the network does."""
-    target = cast(Any, node.target)
-    random = torch.Tag.nondeterministic_seeded in getattr(target, "tags", ()) or "empty" in str(target)
-    if random or (target is not getitem and target._schema.is_mutable):
+    if not is_fixed(node):
         raise Unbounded(f"{name_of(node)} gives another value at every call")
-    args, kwargs = fx.node.map_arg((node.args, node.kwargs), bounds.constants.__getitem__)
-    return target(*args, **kwargs)
+    return evaluated(node, bounds.constants)
 
 
 def _output(bounds: Bounds, output: object) -> float:

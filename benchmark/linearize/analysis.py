@@ -8,8 +8,7 @@ decides: that is `results.clustering_verdict`.
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -22,6 +21,7 @@ from benchmark.linearize.rewrite import BatchNorm
 from benchmark.linearize.rows import ClassRows, class_rows
 from benchmark.plan import plan
 from benchmark.runner import run_unit
+from benchmark.threads import one_thread
 from model_zoo.external import fingerprint
 from results.clustering_effect import Effect, Matrix, cosines, effect_of, left_over, permutation_test, statistic
 from results.clustering_verdict import Mode, judge
@@ -50,7 +50,7 @@ def analyse(prepared: Prepared, keep: Keep, advance: Advance) -> Analysis:
     models: list[Found] = []
     known: Starts = {}
     for subject in prepared.subjects:
-        with _one_thread(prepared.device):
+        with one_thread(prepared.device):
             found = _found(prepared, subject, None if means is None else means[1].similarities, known)
         keep(subject, found)
         models.append(found)
@@ -196,14 +196,3 @@ def told(bn: BatchNorm, rows: ClassRows) -> Told:
 
 def _effect(prepared: Prepared, similarities: Matrix) -> Effect:
     return effect_of(similarities, prepared.groups.labels, prepared.attacked.config.seed)
-
-
-@contextmanager
-def _one_thread(device: torch.device) -> Iterator[None]:
-    """As the workers of a run: sums in another order round otherwise."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1 if device.type == "cpu" else before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -20,6 +20,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from attacks.lipschitz_rules import name_of
+from attacks.recorded_graph import size_from_pixels
 from benchmark.linearize.changes import Change, NotLinearizable
 
 _PATH = "nn_module_stack"
@@ -68,7 +69,9 @@ def record(module: nn.Module, shape: tuple[int, ...], n: int) -> tuple[fx.GraphM
     except Exception as error:
         reason = " ".join(str(error).split())[:160]
         raise NotLinearizable(f"{type(module).__name__} cannot be recorded: {reason}") from error
-    _check_shapes(graph)
+    by_pixels = size_from_pixels(graph)
+    if by_pixels is not None:
+        raise NotLinearizable(f"the size of what {name_of(by_pixels)} at {path_of(by_pixels)} gives depends on pixels")
     graph.graph.eliminate_dead_code()
     return graph, changes
 
@@ -90,18 +93,6 @@ def _graph(run: Callable[[Tensor], object], images: Tensor, paths: list[str], ch
                 f"{name_of(node)} at {path_of(node)} writes in place, not to be followed beside an autograd.Function"
             )
     return graph
-
-
-def _check_shapes(recorded: fx.GraphModule) -> None:
-    """Sizes are numbers in a graph: those that follow from pixels would be taken for the network's own."""
-    changing: set[Node] = set()
-    for node in recorded.graph.nodes:
-        from_image = changing.intersection(node.all_input_nodes)
-        if node.op == "placeholder" or from_image:
-            changing.add(node)
-        moved = from_image == {node.args[0]} if node.target is torch.ops.aten.index.Tensor else not from_image
-        if torch.Tag.dynamic_output_shape in getattr(node.target, "tags", ()) and from_image and not moved:
-            raise NotLinearizable(f"the size of what {name_of(node)} at {path_of(node)} gives depends on pixels")
 
 
 def path_of(node: Node) -> str:

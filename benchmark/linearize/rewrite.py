@@ -22,7 +22,6 @@ Readings, where the paper leaves a choice:
 """
 
 from dataclasses import dataclass
-from operator import getitem
 from typing import Any, cast
 
 import torch
@@ -30,6 +29,7 @@ from torch import Tensor, fx, nn
 from torch.fx import Node
 
 from attacks.lipschitz_rules import name_of
+from attacks.recorded_graph import evaluated, is_fixed
 from benchmark.linearize.changes import Change as Change
 from benchmark.linearize.changes import NotLinearizable as NotLinearizable
 from benchmark.linearize.new_graph import BatchNorm as BatchNorm
@@ -118,12 +118,9 @@ def _rewritten(module: nn.Module, shape: tuple[int, ...], n: int, bn: BatchNorm)
 
 def _evaluated(new: NewGraph, node: Node) -> Any:
     """A value that does not depend on the image, computed as the network does."""
-    target = cast(Any, node.target)
-    random = torch.Tag.nondeterministic_seeded in getattr(target, "tags", ()) or "empty" in str(target)
-    if random or (target is not getitem and target._schema.is_mutable):
+    if not is_fixed(node):
         raise NotLinearizable(f"{name_of(node)} at {path_of(node)} gives another value at every call")
-    args, kwargs = fx.node.map_arg((node.args, node.kwargs), new.constants.__getitem__)
-    return target(*args, **kwargs)
+    return evaluated(node, new.constants)
 
 
 def _output(new: NewGraph, output: object) -> Node:
