@@ -30,6 +30,7 @@ from benchmark.errors import RequestError
 from benchmark.reproduce.trainings import Training, carry_out, in_order
 from benchmark.threads import one_thread
 from model_zoo.adapter import judged_by
+from model_zoo.architectures import ARCHITECTURES
 from model_zoo.errors import ModelError
 from model_zoo.recipes.groups import write_groups
 from model_zoo.registry import load
@@ -44,7 +45,10 @@ _MOST_TRIES = 1000
 
 @dataclass(frozen=True)
 class Protocol:
-    """What is left out, and how the models of a split are trained; `epochs` 0 leaves each recipe its own."""
+    """What is left out, and how the models of a split are trained; `epochs` 0 leaves each recipe its own.
+
+    `architecture` is a name of `model_zoo.architectures`.
+    """
 
     dataset: str
     groups: Groups
@@ -53,6 +57,7 @@ class Protocol:
     shots: int
     seed: int
     epochs: int
+    architecture: str = "small-resnet"
 
     def identity(self) -> dict[str, Any]:
         """All that the numbers depend on but the data and the recipes."""
@@ -67,15 +72,15 @@ class Protocol:
         name = f"{self.dataset}:without={split_key(left_out)}"
         kept = [group for number, group in enumerate(self.groups.labels) if number not in left_out]
         grouped = (("groups", write_groups(kept)),)
-        epochs = (("epochs", str(self.epochs)),) if self.epochs else ()
-        robust = Training("pgd-at", name, epochs, self.seed)
+        shared = (*((("epochs", str(self.epochs)),) if self.epochs else ()), ("architecture", self.architecture))
+        robust = Training("pgd-at", name, shared, self.seed)
         start = (("warm_start", robust),)
         known = {
-            "standard": Training("nominal", name, epochs, self.seed),
+            "standard": Training("nominal", name, shared, self.seed),
             "robust": robust,
-            "grouped": Training("pgd-at-grouped", name, (*epochs, *grouped), self.seed),
-            "clustering": Training("clustr-at", name, (*epochs, *start), self.seed),
-            "clustering grouped": Training("clustr-grouped", name, (*epochs, *start, *grouped), self.seed),
+            "grouped": Training("pgd-at-grouped", name, (*shared, *grouped), self.seed),
+            "clustering": Training("clustr-at", name, (*shared, *start), self.seed),
+            "clustering grouped": Training("clustr-grouped", name, (*shared, *start, *grouped), self.seed),
         }
         return {method: known[method] for method in self.methods}
 
@@ -93,6 +98,7 @@ def protocol_of(
     shots: int,
     seed: int,
     epochs: int,
+    architecture: str = "small-resnet",
 ) -> Protocol:
     """The experiment that the command line asks for; RequestError, one line, for what cannot be, before any work."""
     if not datasets.is_named(dataset) or datasets.left_out(dataset):
@@ -100,6 +106,8 @@ def protocol_of(
     for name in methods:
         if name not in METHODS:
             raise RequestError(f"unknown method {name!r}; known: {', '.join(METHODS)}")
+    if architecture not in ARCHITECTURES:
+        raise RequestError(f"unknown architecture {architecture!r}; known: {', '.join(ARCHITECTURES)}")
     for option, value, least in (("--shots", shots, 1), ("--epochs", epochs, 0)):
         if value < least:
             raise RequestError(f"{option} must be at least {least}, got {value}")
@@ -109,7 +117,7 @@ def protocol_of(
     except GroupsError as error:
         raise RequestError(str(error)) from None
     wanted = tuple(dict.fromkeys(methods)) or METHODS
-    protocol = Protocol(dataset, known, splits(known, count, seed), wanted, shots, seed, epochs)
+    protocol = Protocol(dataset, known, splits(known, count, seed), wanted, shots, seed, epochs, architecture)
     for left_out in protocol.splits:
         _Target.of(test, train, protocol, left_out)
     return protocol

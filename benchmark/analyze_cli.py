@@ -77,6 +77,7 @@ def adapt(
     ] = None,
     shots: Annotated[int, typer.Option(help="Images a class left out, for fine-tuning.")] = 10,
     epochs: Annotated[int, typer.Option(help="Epochs of every training; 0: each recipe's own.")] = 0,
+    architecture: Annotated[str, typer.Option(help="The networks trained; resnet18 for CIFAR.")] = "small-resnet",
     seed: Annotated[int, typer.Option(help="Seed of all random numbers.")] = 0,
     device: Annotated[str, typer.Option(help="Where to train: auto, cpu or cuda.")] = "auto",
     data_root: Annotated[
@@ -101,6 +102,7 @@ def adapt(
         shots=shots,
         seed=seed,
         epochs=epochs,
+        architecture=architecture,
     )
     where = choose_device(device)
     folder = out or Path("runs") / f"adapt-{protocol.fingerprint()}"

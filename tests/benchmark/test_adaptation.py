@@ -1,5 +1,6 @@
 """Domain adaptation: what is left out, what is trained, and the group asked of unseen classes, on digits."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,11 @@ def test_grouped_models_know_the_groups_of_the_classes_that_are_left() -> None:
     assert count_trainings(one) == 5
     assert count_trainings(protocol("clustering")) == 2, "the robust model it starts from"
     assert ":" not in trainings["robust"].key
+
+
+def test_all_models_of_an_experiment_have_one_architecture() -> None:
+    trainings = dataclasses.replace(protocol(*METHODS), architecture="resnet18").trainings((0, 9))
+    assert {dict(one.settings)["architecture"] for one in trainings.values()} == {"resnet18"}
 
 
 def test_the_target_is_the_test_images_of_unseen_classes_and_the_source_the_others() -> None:
@@ -138,6 +144,7 @@ def test_bench_analyze_adapt_trains_asks_and_writes(bench: Bench, tmp_path: Path
         (["--method", "foo"], "unknown method 'foo'; known: standard, robust, grouped, clustering"),
         (["--shots", "0"], "--shots must be at least 1, got 0"),
         (["--epochs", "-1"], "--epochs must be at least 0, got -1"),
+        (["--architecture", "../vgg"], "unknown architecture '../vgg'; known: lipschitz-mlp, small-resnet"),
     ],
 )
 def test_a_wrong_request_is_one_line(bench: Bench, arguments: list[str], said: str) -> None:
