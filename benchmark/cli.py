@@ -153,6 +153,9 @@ def report(
     against: Annotated[
         str | None, typer.Option(help="Compare every classifier with this one instead, sample by sample.")
     ] = None,
+    seeds: Annotated[
+        bool, typer.Option("--seeds", help="With --against: NAME, NAME-seed1, ... are one family, held by its mean.")
+    ] = False,
     out: Annotated[
         Path | None, typer.Option(help="File to write instead of printing; html: RUN/report.html if not given.")
     ] = None,
@@ -165,6 +168,8 @@ def report(
     from results.paired import compare
     from results.render import FORMATS
     from results.render_paired import FORMATS as PAIRED
+    from results.render_seeds import FORMATS as BY_FAMILY
+    from results.seeds import compare_families
 
     if form not in (*FORMATS, "html"):
         raise RequestError(f"format must be one of {', '.join((*FORMATS, 'html'))}, got {form!r}")
@@ -172,6 +177,8 @@ def report(
         raise RequestError("several runs go into one page: --format html --out FILE")
     if against is not None and (form not in PAIRED or figures is not None):
         raise RequestError(f"--against goes with --format {', '.join(PAIRED)}, and not with --figures")
+    if seeds and against is None:
+        raise RequestError("--seeds goes with --against NAME: the family that the others are held against")
     out = runs[0] / "report.html" if out is None and form == "html" else out
     if out is not None:
         refuse_own(out)
@@ -181,10 +188,15 @@ def report(
     if out is not None and (out.is_dir() or not out.parent.is_dir()):
         raise RequestError(f"--out {out} is a folder" if out.is_dir() else f"--out {out}: there is no {out.parent}")
     if against is not None:
+        (run,) = loaded
         try:
-            _give(PAIRED[form](compare(loaded[0].units, loaded[0].records, against)), out)
+            if seeds:
+                text = BY_FAMILY[form](compare_families(run.units, run.records, against))
+            else:
+                text = PAIRED[form](compare(run.units, run.records, against))
         except ValueError as error:
             raise RequestError(f"--against: {error}") from None
+        _give(text, out)
         return
     if form == "html" and out is not None:
         from benchmark.report import write_page

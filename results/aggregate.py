@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from results.records import UnitRecord, Verdict
 
-_Z_95 = 1.959963984540054
+Z_95 = 1.959963984540054
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,9 @@ def wilson(successes: int, n: int) -> Proportion:
     """Wilson score interval (Wilson 1927) of a binomial proportion."""
     if n < 1 or not 0 <= successes <= n:
         raise ValueError(f"need 0 <= successes <= n and n >= 1, got {successes} of {n}")
-    p, z2 = successes / n, _Z_95**2
+    p, z2 = successes / n, Z_95**2
     center = (p + z2 / (2 * n)) / (1 + z2 / n)
-    half = _Z_95 / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
+    half = Z_95 / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
     low = 0.0 if successes == 0 else center - half
     high = 1.0 if successes == n else center + half
     return Proportion(p, low, high, n)

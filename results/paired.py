@@ -7,11 +7,9 @@ from dataclasses import dataclass
 
 from scipy.stats import binomtest
 
-from results.aggregate import verdicts_by_sample, worst_case
+from results.aggregate import Z_95, verdicts_by_sample, worst_case
 from results.leaderboard import classifier_of
 from results.records import UnitRecord, Verdict, WorkUnit
-
-_Z_95 = 1.959963984540054
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,7 @@ def pair(first: Mapping[int, bool], second: Mapping[int, bool]) -> Pair:
     """Compare by sample; ValueError unless both know the same samples.
 
     Exact McNemar test: under equal accuracy, the samples that differ fall to either side like a fair coin
-    (McNemar 1947; two-sided). The interval adds half a sample to each of the four counts (Agresti & Min 2005).
+    (McNemar 1947; two-sided).
     """
     if first.keys() != second.keys() or not first:
         raise ValueError(f"the samples must be the same and at least one, got {len(first)} and {len(second)}")
@@ -55,10 +53,17 @@ def pair(first: Mapping[int, bool], second: Mapping[int, bool]) -> Pair:
     kept = sum(first[i] and not second[i] for i in first)
     lost = sum(second[i] and not first[i] for i in first)
     p = float(binomtest(kept, kept + lost).pvalue) if kept + lost else 1.0
-    total, apart = n + 2, kept + lost + 1
-    center = (kept - lost) / total
-    half = _Z_95 * math.sqrt(apart / total - center**2) / math.sqrt(total)
-    return Pair(n, kept, lost, (kept - lost) / n, center - half, center + half, p)
+    return Pair(n, kept, lost, (kept - lost) / n, *interval(n, float(kept - lost), float(kept + lost)), p)
+
+
+def interval(n: int, total: float, squares: float) -> tuple[float, float]:
+    """95 % of the mean of n paired differences in [-1, 1], given their sum and the sum of their squares.
+
+    Half a sample is added of each, 1, -1 and twice 0, as Agresti & Min (2005) do for pairs of two verdicts.
+    """
+    center = total / (n + 2)
+    half = Z_95 * math.sqrt((squares + 1) / (n + 2) - center**2) / math.sqrt(n + 2)
+    return center - half, center + half
 
 
 def p_of_loss(found: Pair) -> float:
@@ -86,28 +91,46 @@ def compare(units: Sequence[WorkUnit], records: Iterable[UnitRecord], against: s
 
     Raises ValueError where `against` is not in the run, or a classifier is not done.
     """
-    done = {record.key: record for record in records}
-    planned: dict[tuple[str, str, float], dict[str, list[WorkUnit]]] = defaultdict(lambda: defaultdict(list))
-    for unit in units:
-        group, _, dataset, _, norm, eps = classifier_of(unit)
-        planned[dataset, norm, eps][group].append(unit)
     comparisons = []
-    for (dataset, norm, eps), groups in planned.items():
+    for (dataset, norm, eps), groups in standings(units, records).items():
         if against not in groups:
             raise ValueError(f"no classifier {against!r} in the run; it has {', '.join(groups)}")
-        if any(unit.key not in done for members in groups.values() for unit in members):
-            raise ValueError("the run is incomplete; the same bench run command goes on with it")
-        stands = {
-            group: [_standing(done, members, clean) for clean in (True, False)] for group, members in groups.items()
-        }
+        other = groups[against]
         comparisons += [
             Comparison(
-                group, against, dataset, norm, eps, pair(clean, stands[against][0]), pair(robust, stands[against][1])
+                group, against, dataset, norm, eps, pair(stands.clean, other.clean), pair(stands.robust, other.robust)
             )
-            for group, (clean, robust) in stands.items()
+            for group, stands in groups.items()
             if group != against
         ]
     return comparisons
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Whether each sample stands: `clean` before any attack, `robust` after all of them."""
+
+    clean: Mapping[int, bool]
+    robust: Mapping[int, bool]
+
+
+def standings(
+    units: Sequence[WorkUnit], records: Iterable[UnitRecord]
+) -> dict[tuple[str, str, float], dict[str, Standing]]:
+    """By threat (data set, norm, eps) and classifier, in the order of the plan; ValueError unless the run is done."""
+    done = {record.key: record for record in records}
+    planned: dict[tuple[str, str, float], dict[str, list[WorkUnit]]] = defaultdict(lambda: defaultdict(list))
+    for unit in units:
+        if unit.key not in done:
+            raise ValueError("the run is incomplete; the same bench run command goes on with it")
+        group, _, dataset, _, norm, eps = classifier_of(unit)
+        planned[dataset, norm, eps][group].append(unit)
+    return {
+        threat: {
+            group: Standing(*(_standing(done, of, clean) for clean in (True, False))) for group, of in groups.items()
+        }
+        for threat, groups in planned.items()
+    }
 
 
 def _standing(done: Mapping[str, UnitRecord], units: Sequence[WorkUnit], clean: bool) -> dict[int, bool]:

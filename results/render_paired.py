@@ -3,12 +3,16 @@
 import dataclasses
 import json
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import pandas as pd
 
 from results.notes import show_eps
 from results.paired import Comparison, Pair
 from results.printable import in_cell
+from results.seeds import FamilyComparison
+
+_Compared = TypeVar("_Compared", Comparison, FamilyComparison)
 
 LEGEND = (
     "Difference in percentage points on the same samples, with its 95 % interval. kept: samples that stand with this "
@@ -45,13 +49,16 @@ def _columns(name: str, found: Pair) -> dict[str, str]:
     }
 
 
-def _records(comparisons: Sequence[Comparison]) -> list[dict[str, object]]:
-    return [dataclasses.asdict(comparison) for comparison in comparisons]
+def formats(
+    tables: Callable[[Sequence[_Compared], str], str],
+) -> dict[str, Callable[[Sequence[_Compared]], str]]:
+    """By name: `tables` for people, called with tabulate's format, and every field for machines."""
+    return {
+        "terminal": lambda found: tables(found, "simple"),
+        "md": lambda found: tables(found, "pipe"),
+        "csv": lambda found: pd.json_normalize([dataclasses.asdict(one) for one in found]).to_csv(index=False),
+        "json": lambda found: json.dumps([dataclasses.asdict(one) for one in found], indent=2) + "\n",
+    }
 
 
-FORMATS: dict[str, Callable[[Sequence[Comparison]], str]] = {
-    "terminal": lambda comparisons: _tables(comparisons, "simple"),
-    "md": lambda comparisons: _tables(comparisons, "pipe"),
-    "csv": lambda comparisons: pd.json_normalize(_records(comparisons)).to_csv(index=False),
-    "json": lambda comparisons: json.dumps(_records(comparisons), indent=2) + "\n",
-}
+FORMATS = formats(_tables)

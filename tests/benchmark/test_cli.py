@@ -372,6 +372,9 @@ def test_a_comparison_needs_a_classifier_of_the_run(bench: Bench, finished: Fini
     (only,) = json.loads(bench("report", "run", "--format", "json").out)
     assert bench("report", "run", "--against", only["group"]).code == 0
     assert "--against: no classifier 'nobody' in the run" in bench("report", "run", "--against", "nobody").refused()
+    by_seeds = bench("report", "run", "--against", only["group"], "--seeds").refused()
+    assert f"--against: the run has no family of classifiers but {only['group']}" in by_seeds
+    assert "--seeds goes with --against NAME" in bench("report", "run", "--seeds").refused()
 
 
 @pytest.mark.parametrize("form", FORMATS)

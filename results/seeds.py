@@ -1,0 +1,135 @@
+"""Two families of classifiers on the same samples, a family being one training under several seeds.
+
+NAME, NAME-seed1, NAME-seed2, ... are one family. Two questions are kept apart: do these networks differ on images like
+these (the samples are random, the networks given), and do the trainings differ (another seed gives another network)?
+"""
+
+import itertools
+import re
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.signal import convolve
+from scipy.stats import binom
+
+from results.paired import Standing, interval, standings
+from results.records import UnitRecord, WorkUnit
+
+_SEED = re.compile(r"-seed\d+(?=$|[@.:])")
+_ROUNDING = 1e-9
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The mean accuracy over a family's seeds less that over another's, on `n` samples that all were shown.
+
+    `accuracies` and `accuracies_against` have one number a seed. [`low`, `high`] is the 95 % interval over samples.
+    `p`: exact sign-flip test over samples; `p_seeds`: exact permutation of the seeds between the families, two-sided,
+    of which `least` is the smallest that so many seeds can give.
+    """
+
+    n: int
+    accuracies: tuple[float, ...]
+    accuracies_against: tuple[float, ...]
+    difference: float
+    low: float
+    high: float
+    p: float
+    p_seeds: float
+    least: float
+
+
+@dataclass(frozen=True)
+class FamilyComparison:
+    """A family against another under one threat: `clean` before, `robust` after all attacks."""
+
+    family: str
+    against: str
+    dataset: str
+    norm: str
+    eps: float
+    clean: Difference
+    robust: Difference
+
+
+def family_of(classifier: str) -> str:
+    return _SEED.sub("", classifier)
+
+
+def compare_families(units: Sequence[WorkUnit], records: Iterable[UnitRecord], against: str) -> list[FamilyComparison]:
+    """Every family of a finished run against that of the classifier `against`, under each threat.
+
+    Raises ValueError where that family is not in the run, or a classifier is not done.
+    """
+    reference = family_of(against)
+    found = []
+    for (dataset, norm, eps), groups in standings(units, records).items():
+        families: dict[str, list[Standing]] = {}
+        for group, stands in groups.items():
+            families.setdefault(family_of(group), []).append(stands)
+        if reference not in families:
+            raise ValueError(f"no classifier {against!r} in the run; it has {', '.join(groups)}")
+        others = families.pop(reference)
+        if not families:
+            raise ValueError(f"the run has no family of classifiers but {reference}")
+        for family, members in families.items():
+            clean = difference([one.clean for one in members], [one.clean for one in others])
+            robust = difference([one.robust for one in members], [one.robust for one in others])
+            found.append(FamilyComparison(family, reference, dataset, norm, eps, clean, robust))
+    return found
+
+
+def difference(first: Sequence[Mapping[int, bool]], second: Sequence[Mapping[int, bool]]) -> Difference:
+    """Compare by sample; ValueError unless all know the same samples."""
+    samples = first[0].keys()
+    if not samples or any(one.keys() != samples for one in (*first, *second)):
+        raise ValueError("the samples must be the same and at least one")
+    ours, theirs = (np.array([[one[i] for i in samples] for one in side], dtype=np.int64) for side in (first, second))
+    n = len(samples)
+    by_sample = len(second) * ours.sum(axis=0) - len(first) * theirs.sum(axis=0)
+    each = by_sample / (len(first) * len(second))
+    accuracies, others = ours.mean(axis=1).tolist(), theirs.mean(axis=1).tolist()
+    return Difference(
+        n,
+        tuple(accuracies),
+        tuple(others),
+        float(each.mean()),
+        *interval(n, float(each.sum()), float((each**2).sum())),
+        flip_signs(by_sample.tolist()),
+        *permute_seeds(accuracies, others),
+    )
+
+
+def flip_signs(differences: Sequence[int]) -> float:
+    """How often |sum| is at least as large when each difference falls to either side like a fair coin: exactly.
+
+    Of differences 1, 0 and -1 it is the exact McNemar test. Those of one size v, c of them, sum to v (2 B - c), B
+    binomial; sizes are convolved.
+    """
+    sizes, counts = np.unique([abs(one) for one in differences if one], return_counts=True)
+    chances = np.ones(1)
+    for size, count in zip(sizes.tolist(), counts.tolist(), strict=True):
+        steps = np.zeros(size * count + 1)
+        steps[::size] = binom.pmf(np.arange(count + 1), count, 0.5)
+        chances = convolve(chances, steps, method="direct")
+    total = int((sizes * counts).sum())
+    sums = np.abs(2 * np.arange(total + 1) - total)
+    return min(1.0, float(chances[sums >= abs(sum(differences))].clip(0.0).sum()))
+
+
+def permute_seeds(first: Sequence[float], second: Sequence[float]) -> tuple[float, float]:
+    """How often a difference of means is at least as large over all ways to deal the seeds to two families.
+
+    Two-sided. With it the least that so many seeds can give.
+    """
+    pooled = [*first, *second]
+    seen = abs(statistics.mean(first) - statistics.mean(second)) - _ROUNDING
+    reached = []
+    for chosen in itertools.combinations(range(len(pooled)), len(first)):
+        ours = [pooled[i] for i in chosen]
+        theirs = [pooled[i] for i in range(len(pooled)) if i not in chosen]
+        reached.append(abs(statistics.mean(ours) - statistics.mean(theirs)) >= seen)
+    both_ways = 2 if len(first) == len(second) else 1
+    return sum(reached) / len(reached), min(1.0, both_ways / len(reached))
