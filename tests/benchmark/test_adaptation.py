@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from benchmark import datasets
-from benchmark.adaptation import METHODS, Protocol, _Target, adapt, count_trainings, splits
+from benchmark.adaptation import METHODS, Protocol, _Target, adapt, count_trainings, protocol_of, splits
 from benchmark.errors import RequestError
 from model_zoo.registry import load
 from results.adaptation import Adaptation, table
@@ -133,6 +133,29 @@ def test_bench_analyze_adapt_trains_asks_and_writes(bench: Bench, tmp_path: Path
         2,
         f"error: --out {tmp_path / 'a'} holds another analysis; choose another folder\n",
     )
+
+
+def test_cifar100_leaves_out_a_class_of_every_superclass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its labels, and images small enough for a test; the archive itself is torchvision's to check."""
+
+    class Cifar100:
+        def __init__(self, root: Path, train: bool, download: bool) -> None:
+            labels = np.arange(700 if train else 300) % 100
+            shade = np.random.default_rng(train).normal(labels[:, None, None, None] * 2, 10, (len(labels), 8, 8, 3))
+            self.data, self.targets = shade.clip(0, 255).astype(np.uint8), labels.tolist()
+
+    monkeypatch.setattr("torchvision.datasets.CIFAR100", Cifar100)
+    one = protocol_of(
+        "cifar100", tmp_path, groups=None, count=2, methods=["standard", "grouped"], shots=2, seed=0, epochs=1
+    )
+    assert len(one.groups.names) == 20
+    for left_out in one.splits:
+        assert sorted(one.groups.labels[c] for c in left_out) == list(range(20))
+        assert str(dict(one.trainings(left_out)["grouped"].settings)["groups"]).count(",") == 60, "20 groups of 4"
+    alone = dataclasses.replace(one, splits=one.splits[:1], methods=("standard",))
+    found = adapt(alone, tmp_path / "out", tmp_path, CPU, lambda: None)
+    assert found.largest == pytest.approx(dict.fromkeys(found.largest, 1 / 20))
+    assert len(found.models[0].zero_shot) == len(found.models[0].fine_tuned) == 60
 
 
 @pytest.mark.parametrize(
