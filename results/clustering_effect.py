@@ -108,13 +108,14 @@ def permutation_test(
 ) -> Test:
     """The one-sided test of S: exact for up to `most` partitions, else on `sampled` labelings drawn from `seed`.
 
+    Of a matrix that is not symmetric S is that of its symmetric part, in which a pair counts both ways.
     With the groups' sizes fixed, S rises with the sum over the pairs within groups, which is what is compared. Sums
     that differ by rounding alone count as equal, which can only raise p.
     """
-    seen = statistic(similarities, labels)
+    pairs = (similarities + similarities.T) / 2.0
+    seen = statistic(pairs, labels)
     sizes = sorted(Counter(labels).values())
     within = _pairs_within(sizes)
-    pairs = (similarities + similarities.T) / 2.0
     members = Counter(labels)
     own = np.lexsort((labels, [members[label] for label in labels]))  # group after group, the smallest first
     observed = float(pairs[own[within[0]], own[within[1]]].sum())
