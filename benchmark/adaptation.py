@@ -101,7 +101,7 @@ def protocol_of(
     architecture: str = "small-resnet",
 ) -> Protocol:
     """The experiment that the command line asks for; RequestError, one line, for what cannot be, before any work."""
-    if not datasets.is_named(dataset) or datasets.left_out(dataset):
+    if dataset not in datasets.DATASETS:
         raise RequestError(f"--dataset must be one with training and test images, see bench list data; got {dataset!r}")
     for name in methods:
         if name not in METHODS:

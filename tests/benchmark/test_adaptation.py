@@ -140,6 +140,7 @@ def test_bench_analyze_adapt_trains_asks_and_writes(bench: Bench, tmp_path: Path
     [
         (["--dataset", "digits"], "data set digits has no groups of classes here"),
         (["--dataset", "fashion-mnist:validation"], "--dataset must be one with training and test images"),
+        (["--dataset", "digits:without=a"], "--dataset must be one with training and test images"),
         (["--dataset", "npz:a"], "--dataset must be one with training and test images"),
         (["--method", "foo"], "unknown method 'foo'; known: standard, robust, grouped, clustering"),
         (["--shots", "0"], "--shots must be at least 1, got 0"),

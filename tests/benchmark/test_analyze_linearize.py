@@ -24,6 +24,7 @@ from model_zoo.registry import LoadedModel, load
 from results.clustering_effect import cosines, statistic
 from results.clustering_verdict import Ruling
 from results.linearized import Analysis, Found
+from tests.benchmark.builders import kmeans_for, save
 from tests.benchmark.conftest import Bench
 
 TOPS = [0, 2, 3, 4, 6]
@@ -282,6 +283,19 @@ def test_a_wrong_request_is_one_line(
     name = user_module(LINEAR)
     refused = bench("analyze", "linearize", *(one.format(m=name) for one in arguments)).refused()
     assert WRONG[arguments].format(m=name) in refused
+
+
+def test_a_model_of_some_classes_is_analysed_on_these_and_on_no_others(bench: Bench, tmp_path: Path) -> None:
+    data = datasets.load("digits:without=4,8", split="train")
+    path, groups = save(tmp_path / "eight.safetensors", kmeans_for(data), data), tmp_path / "groups.yaml"
+    groups.write_text("groups: {low: [0, 1, 2, 3], high: [4, 5, 6, 7]}")
+    arguments = ("analyze", "linearize", path, "--groups", groups, "--samples", 5, "--starts", 0)
+    done = bench(*arguments, "--out", "a")
+    assert done.code == 0, done.err
+    assert "digits:without=4,8, groups of" in done.out
+    for other in ("digits", "digits:without=1,2"):
+        refused = bench(*arguments, "--dataset", other).refused()
+        assert refused.endswith(f"was trained on digits:without=4,8, whose classes are not those of {other}")
 
 
 def test_a_refused_network_is_named_with_its_operation(bench: Bench, user_module: Callable[[str], str]) -> None:
