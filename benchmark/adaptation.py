@@ -41,6 +41,8 @@ Done = Callable[[], None]
 KIND = "bench analyze adapt"
 _PARTS = 500
 _MOST_TRIES = 1000
+_SEEDS = 2**31
+"""scikit-learn takes seeds below 2^32, and k-means adds the epoch's number."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,8 @@ def protocol_of(
     for option, value, least in (("--shots", shots, 1), ("--epochs", epochs, 0)):
         if value < least:
             raise RequestError(f"{option} must be at least {least}, got {value}")
+    if not 0 <= seed < _SEEDS:
+        raise RequestError(f"--seed must be from 0 to {_SEEDS - 1}, got {seed}")
     test, train = (datasets.load(dataset, data_root, split) for split in ("test", "train"))
     try:
         known = groups_of(dataset, test.class_names, test.num_classes, groups)
@@ -126,10 +130,14 @@ def protocol_of(
 def splits(groups: Groups, count: int, seed: int) -> tuple[tuple[int, ...], ...]:
     """`count` different choices of one class out of each group, drawn with the seed; a group's only class stays.
 
-    RequestError where there are not as many.
+    RequestError where there are not as many, and where all that is left out would be of one group.
     """
     choices = [members for g in range(len(groups.names)) if len(members := groups.members(g)) > 1]
-    possible = float(np.prod([len(members) for members in choices])) if choices else 0.0
+    if len(choices) < 2:
+        raise RequestError(
+            f"groups {groups.source}: two groups must have two classes or more, or all classes left out are of one"
+        )
+    possible = float(np.prod([len(members) for members in choices]))
     if count < 1 or count > min(possible, _MOST_TRIES):
         raise RequestError(
             f"--splits must be from 1 to {min(possible, _MOST_TRIES):.0f} with these groups, got {count}"

@@ -41,6 +41,13 @@ def test_more_splits_than_there_are_are_refused(count: int) -> None:
         splits(GROUPS, count, 0)
 
 
+def test_a_target_of_one_group_is_refused() -> None:
+    """Its group could not be missed, and no layer be trained on it."""
+    one = dataclasses.replace(GROUPS, labels=(0, 0, 0, 0, 0, 0, 0, 0, 1, 2))
+    with pytest.raises(RequestError, match="groups test: two groups must have two classes or more"):
+        splits(one, 1, 0)
+
+
 def test_grouped_models_know_the_groups_of_the_classes_that_are_left() -> None:
     one = protocol(*METHODS)
     trainings = one.trainings((0, 9))
@@ -144,6 +151,8 @@ def test_bench_analyze_adapt_trains_asks_and_writes(bench: Bench, tmp_path: Path
         (["--dataset", "npz:a"], "--dataset must be one with training and test images"),
         (["--method", "foo"], "unknown method 'foo'; known: standard, robust, grouped, clustering"),
         (["--shots", "0"], "--shots must be at least 1, got 0"),
+        (["--seed", "-1"], "--seed must be from 0 to 2147483647, got -1"),
+        (["--seed", str(2**70)], "--seed must be from 0 to 2147483647, got 1180591620717411303424"),
         (["--epochs", "-1"], "--epochs must be at least 0, got -1"),
         (["--architecture", "../vgg"], "unknown architecture '../vgg'; known: lipschitz-mlp, small-resnet"),
     ],
