@@ -150,7 +150,11 @@ def splits(groups: Groups, count: int, seed: int) -> tuple[tuple[int, ...], ...]
 
 
 def adapt(protocol: Protocol, folder: Path, data_root: Path | None, device: torch.device, trained: Done) -> Adaptation:
-    """Train what is not there, then measure; `trained` is called after each training."""
+    """Train what is not there, then measure; `trained` is called after each training.
+
+    RequestError, before any work, for models in the folder that were trained on other images.
+    """
+    _check_found(protocol, folder, data_root)
     test = datasets.load(protocol.dataset, data_root, "test")
     train = datasets.load(protocol.dataset, data_root, "train")
     models: list[Adapted] = []
@@ -191,6 +195,23 @@ def adapt(protocol: Protocol, folder: Path, data_root: Path | None, device: torc
         pixels=pixels,
         models=tuple(sorted(models, key=lambda one: (protocol.splits.index(one.left_out), order[one.method]))),
     )
+
+
+def _check_found(protocol: Protocol, folder: Path, data_root: Path | None) -> None:
+    """The folder belongs to a request, and the request does not say where the images come from."""
+    for left_out in protocol.splits:
+        found = [
+            (training.weights(folder), card)
+            for training in in_order(protocol.trainings(left_out).values())
+            if (card := training.card(folder)) is not None
+        ]
+        if not found:
+            continue
+        name = f"{protocol.dataset}:without={split_key(left_out)}"
+        images = datasets.load(name, data_root, "train").sha256
+        for weights, card in found:
+            if card.data_sha256 != images:
+                raise RequestError(f"{weights} was trained on other images of {name} than these; give another --out")
 
 
 def count_trainings(protocol: Protocol) -> int:

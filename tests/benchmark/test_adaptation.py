@@ -122,6 +122,21 @@ def test_models_are_trained_once_and_asked_for_groups(tmp_path: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")} == before
 
 
+def test_models_of_other_images_are_not_taken_for_those_of_these(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = protocol("standard")
+    adapt(one, tmp_path, None, CPU, lambda: None)
+    images = datasets.DATASETS["digits"]
+    monkeypatch.setitem(
+        datasets.DATASETS, "digits", lambda root, split: (1 - images(root, split)[0], images(root, split)[1])
+    )
+    with pytest.raises(
+        RequestError, match=r"was trained on other images of digits:without=\S+ than these; give another"
+    ):
+        adapt(one, tmp_path, None, CPU, lambda: None)
+
+
 def test_bench_analyze_adapt_trains_asks_and_writes(bench: Bench, tmp_path: Path) -> None:
     groups = tmp_path / "groups.yaml"
     groups.write_text("groups:\n  low: [0, 1, 2, 3, 4]\n  high: [5, 6, 7, 8, 9]\n")
