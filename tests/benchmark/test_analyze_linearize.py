@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file
-from torch import nn
+from torch import Tensor, nn
 
 import benchmark
 from benchmark import datasets
@@ -226,6 +226,66 @@ def test_random_starts_of_a_clustering_classifier_are_clustered_anew(clothes: Da
     for cluster in (0, 13):  # k-means: each centroid is the mean of its members
         members = features[nearest.argmin(dim=1) == cluster]
         assert torch.allclose(members.mean(dim=0), start.centroids[cluster], atol=1e-3)
+
+
+class Prototypes(nn.Module):
+    """A user's clustering classifier: its centroids are trained, and no parameters."""
+
+    variance, nearest = 0.5, None
+    centroids: Tensor
+    cluster_labels: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = nn.Sequential(nn.Flatten(), nn.Linear(784, 8))
+        self.register_buffer("centroids", torch.randn(10, 8))
+        self.register_buffer("cluster_labels", torch.arange(10))
+
+    def squared_distances(self, x: Tensor) -> Tensor:
+        return torch.cdist(self.backbone(x), self.centroids).square()
+
+    def logits_from_distances(self, squared_distances: Tensor) -> Tensor:
+        return -squared_distances
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.logits_from_distances(self.squared_distances(x))
+
+
+class Scaled(nn.Linear):
+    """Learns more than the layer that it is derived from, which knows nothing of that."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs)
+        self.scale = nn.Parameter(torch.ones(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * self.scale
+
+
+@pytest.mark.parametrize(
+    ("model", "why"),
+    [
+        (Prototypes(), "how a Prototypes begins is not known"),
+        (nn.Sequential(nn.Flatten(), Scaled(784, 10)), r"reset_parameters of 1 \(Scaled\) leaves some as they are"),
+        (
+            nn.Sequential(nn.Flatten(), nn.utils.spectral_norm(nn.Linear(784, 10))),
+            r"reset_parameters of 1 \(Linear\) leaves some as they are",
+        ),
+    ],
+    ids=["centroids", "subclass", "spectral norm"],
+)
+def test_no_random_start_keeps_what_was_trained(clothes: Dataset, model: nn.Module, why: str) -> None:
+    loaded = LoadedModel("mine", "mine", model.requires_grad_(False).eval(), "")
+    with pytest.raises(controls.NoControl, match=why):
+        controls.random_start(loaded, clothes, 1)
+
+
+def test_random_starts_of_users_networks_draw_every_layer(clothes: Dataset) -> None:
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.PReLU(), nn.Flatten(), nn.Linear(4 * 26 * 26, 10))
+    loaded = LoadedModel("mine", "mine", model.requires_grad_(False).eval(), "")
+    first, again, other = (controls.random_start(loaded, clothes, seed) for seed in (1, 1, 2))
+    assert fingerprint(first) == fingerprint(again) != fingerprint(other)
+    assert all(bool(value.isfinite().all()) for value in first.state_dict().values())
 
 
 def test_random_starts_of_k_means_are_images_of_the_class(clothes: Dataset) -> None:
