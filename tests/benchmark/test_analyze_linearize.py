@@ -200,6 +200,22 @@ def test_class_means_of_images_are_a_control(zoo: Analysis, clothes: Dataset) ->
     assert controls.class_means(clothes.x[:3], clothes.y[:3], 10) is None
 
 
+def test_a_class_of_black_images_is_a_missing_control(user_module: Callable[[str], str], tmp_path: Path) -> None:
+    y = np.arange(20) % 10
+    images = np.random.default_rng(0).random((20, 28, 28), dtype=np.float32) * (y != 3)[:, None, None]
+    np.savez(tmp_path / "black.npz", images=images, labels=y)
+    (tmp_path / "groups.yaml").write_text("groups: {low: [0, 1, 2, 3], high: [4, 5, 6, 7, 8, 9]}")
+    found = analysed(
+        (f"{user_module(LINEAR)}:absent",),
+        dataset=f"npz:{tmp_path / 'black.npz'}",
+        groups=tmp_path / "groups.yaml",
+        modes=("fold",),
+    )
+    assert found.means is None
+    assert "class-mean images: the row of class 3 is zero" in found.models[0].missing
+    assert found.models[0].modes[0].beyond_images is None
+
+
 def test_random_starts_are_other_networks_of_the_same_shape(clothes: Dataset) -> None:
     loaded = load("nominal", fold=False)
     before = fingerprint(loaded.model)
