@@ -41,6 +41,8 @@ Done = Callable[[], None]
 KIND = "bench analyze adapt"
 _PARTS = 500
 _MOST_TRIES = 1000
+_SEEDS = 2**31
+"""scikit-learn takes seeds below 2^32, and k-means adds the epoch's number."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ def protocol_of(
     architecture: str = "small-resnet",
 ) -> Protocol:
     """The experiment that the command line asks for; RequestError, one line, for what cannot be, before any work."""
-    if not datasets.is_named(dataset) or datasets.left_out(dataset):
+    if dataset not in datasets.DATASETS:
         raise RequestError(f"--dataset must be one with training and test images, see bench list data; got {dataset!r}")
     for name in methods:
         if name not in METHODS:
@@ -111,6 +113,8 @@ def protocol_of(
     for option, value, least in (("--shots", shots, 1), ("--epochs", epochs, 0)):
         if value < least:
             raise RequestError(f"{option} must be at least {least}, got {value}")
+    if not 0 <= seed < _SEEDS:
+        raise RequestError(f"--seed must be from 0 to {_SEEDS - 1}, got {seed}")
     test, train = (datasets.load(dataset, data_root, split) for split in ("test", "train"))
     try:
         known = groups_of(dataset, test.class_names, test.num_classes, groups)
@@ -126,10 +130,14 @@ def protocol_of(
 def splits(groups: Groups, count: int, seed: int) -> tuple[tuple[int, ...], ...]:
     """`count` different choices of one class out of each group, drawn with the seed; a group's only class stays.
 
-    RequestError where there are not as many.
+    RequestError where there are not as many, and where all that is left out would be of one group.
     """
     choices = [members for g in range(len(groups.names)) if len(members := groups.members(g)) > 1]
-    possible = float(np.prod([len(members) for members in choices])) if choices else 0.0
+    if len(choices) < 2:
+        raise RequestError(
+            f"groups {groups.source}: two groups must have two classes or more, or all classes left out are of one"
+        )
+    possible = float(np.prod([len(members) for members in choices]))
     if count < 1 or count > min(possible, _MOST_TRIES):
         raise RequestError(
             f"--splits must be from 1 to {min(possible, _MOST_TRIES):.0f} with these groups, got {count}"
@@ -142,7 +150,11 @@ def splits(groups: Groups, count: int, seed: int) -> tuple[tuple[int, ...], ...]
 
 
 def adapt(protocol: Protocol, folder: Path, data_root: Path | None, device: torch.device, trained: Done) -> Adaptation:
-    """Train what is not there, then measure; `trained` is called after each training."""
+    """Train what is not there, then measure; `trained` is called after each training.
+
+    RequestError, before any work, for models in the folder that were trained on other images.
+    """
+    _check_found(protocol, folder, data_root)
     test = datasets.load(protocol.dataset, data_root, "test")
     train = datasets.load(protocol.dataset, data_root, "train")
     models: list[Adapted] = []
@@ -183,6 +195,23 @@ def adapt(protocol: Protocol, folder: Path, data_root: Path | None, device: torc
         pixels=pixels,
         models=tuple(sorted(models, key=lambda one: (protocol.splits.index(one.left_out), order[one.method]))),
     )
+
+
+def _check_found(protocol: Protocol, folder: Path, data_root: Path | None) -> None:
+    """The folder belongs to a request, and the request does not say where the images come from."""
+    for left_out in protocol.splits:
+        found = [
+            (training.weights(folder), card)
+            for training in in_order(protocol.trainings(left_out).values())
+            if (card := training.card(folder)) is not None
+        ]
+        if not found:
+            continue
+        name = f"{protocol.dataset}:without={split_key(left_out)}"
+        images = datasets.load(name, data_root, "train").sha256
+        for weights, card in found:
+            if card.data_sha256 != images:
+                raise RequestError(f"{weights} was trained on other images of {name} than these; give another --out")
 
 
 def count_trainings(protocol: Protocol) -> int:

@@ -13,9 +13,13 @@ MARKER = "analysis.json"
 
 def refuse_foreign(path: Path, kind: str, request: Mapping[str, Any]) -> None:
     """RequestError, one line, for a folder that holds anything but this very analysis."""
-    if path.exists() and not path.is_dir():
-        raise RequestError(f"--out {path} is not a folder")
-    if not path.exists() or not any(path.iterdir()):
+    try:
+        if path.exists() and not path.is_dir():
+            raise RequestError(f"--out {path} is not a folder")
+        held = [part.name for part in path.iterdir()] if path.exists() else []
+    except OSError as error:
+        raise RequestError(f"--out {path} cannot be read: {error.strerror}") from None
+    if all(name == f"{MARKER}.partial" for name in held):  # what a kill in the first moment leaves
         return
     try:
         present: Any = json.loads((path / MARKER).read_text(encoding="utf-8"))

@@ -60,8 +60,8 @@ def load(name: str, root: Path | None = None, split: Split = "test") -> Dataset:
     of some classes, the others numbered anew in their order. `root` is where images are looked for and downloaded to.
     """
     base, suffix, part = name.partition(":")
-    if base in DATASETS and part.startswith("without="):
-        return _without(base, part.removeprefix("without="), root, split)
+    if absent := left_out(name):
+        return _without(base, absent, root, split)
     if base in DATASETS and suffix:
         if part != "validation" or split == "train":
             raise RequestError(
@@ -93,26 +93,28 @@ def is_named(name: str) -> bool:
 
 
 def left_out(name: str) -> tuple[int, ...]:
-    """The classes that a name leaves out, by their numbers in the whole data set."""
-    _, _, listed = name.partition(":without=")
-    return tuple(int(word) for word in listed.split(",")) if listed else ()
+    """The classes that a name leaves out, by their numbers in the whole data set; RequestError for what is no number.
+
+    Those that are left have other numbers than in the whole data set.
+    """
+    base, _, part = name.partition(":")
+    if base not in DATASETS or not part.startswith("without="):
+        return ()
+    words = part.removeprefix("without=").split(",")
+    if not all(word.isascii() and word.isdecimal() and len(word) < 10 for word in words):
+        raise RequestError(f"data set {name}: expected class numbers, as in without=6,8")
+    return tuple(sorted({int(word) for word in words}))
 
 
-def _without(base: str, listed: str, root: Path | None, split: Split) -> Dataset:
-    words = listed.split(",")
-    if not all(word.isascii() and word.isdecimal() for word in words):
-        raise RequestError(f"data set {base}:without={listed}: expected class numbers, as in without=6,8")
-    absent = sorted({int(word) for word in words})
+def _without(base: str, absent: tuple[int, ...], root: Path | None, split: Split) -> Dataset:
+    name = f"{base}:without={','.join(map(str, absent))}"
     images, labels = DATASETS[base](root or DEFAULT_ROOT, split)
     classes = int(labels.max()) + 1
     if absent[-1] >= classes or classes - len(absent) < 2:
-        raise RequestError(
-            f"data set {base}:without={listed}: {base} has the classes 0 to {classes - 1}, of which two must be left"
-        )
+        raise RequestError(f"data set {name}: {base} has the classes 0 to {classes - 1}, of which two must be left")
     numbers = np.cumsum(~np.isin(np.arange(classes), absent)) - 1
     kept = ~np.isin(labels, absent)
     names = tuple(n for c, n in enumerate(_class_names(base)) if c not in absent)
-    name = f"{base}:without={','.join(map(str, absent))}"
     return from_arrays(name, images[kept], numbers[labels[kept]], names)
 
 

@@ -112,6 +112,7 @@ def check_model(loaded: LoadedModel, dataset: Dataset, device: torch.device) -> 
         raise RequestError(
             f"{name} takes images of shape {tuple(loaded.card.input_shape)}, {dataset.name} has {tuple(x.shape[1:])}"
         )
+    _check_numbering(loaded, dataset)
     images = x.clone().requires_grad_(True)
     try:
         logits = loaded.model(images)
@@ -123,6 +124,10 @@ def check_model(loaded: LoadedModel, dataset: Dataset, device: torch.device) -> 
         raise RequestError(f"{name} must return logits of shape (n, classes), returned {shape} for n = {len(x)}")
     if logits.shape[1] < max(2, dataset.num_classes):
         raise RequestError(f"{name} has {logits.shape[1]} classes, {dataset.name} has {dataset.num_classes}")
+    if datasets.left_out(dataset.name) and logits.shape[1] != dataset.num_classes:
+        raise RequestError(
+            f"{name} has {logits.shape[1]} classes, {dataset.name} has {dataset.num_classes}, which are numbered anew"
+        )
     if not bool(torch.isfinite(logits).all()):
         raise RequestError(f"{name} returned NaN or infinite logits on clean images")
     if not logits.requires_grad:
@@ -130,3 +135,13 @@ def check_model(loaded: LoadedModel, dataset: Dataset, device: torch.device) -> 
     if judged_by(loaded.model)(x).shape != logits.shape:
         raise RequestError(f"{name}: its judged head returns another shape than the head under attack")
     return logits.shape[1]
+
+
+def _check_numbering(loaded: LoadedModel, dataset: Dataset) -> None:
+    """Refuse a model whose outputs are other classes than the labels of the same numbers; of files nobody knows."""
+    trained = dataset.name if loaded.card is None else loaded.card.dataset
+    named = {name.partition(":")[0] for name in (trained, dataset.name)} <= datasets.DATASETS.keys()
+    if named and datasets.left_out(trained) != datasets.left_out(dataset.name):
+        raise RequestError(
+            f"model {loaded.name} was trained on {trained}, whose classes are not numbered as those of {dataset.name}"
+        )

@@ -109,7 +109,7 @@ def _share(digits: str) -> str:
 def _difference(compared: tuple[Pair, float] | None) -> str:
     if compared is None:
         return ""
-    return f"{100 * compared[0].difference:+.1f} (p {compared[1]:.1g})"
+    return f"{100 * compared[0].difference:+.1f} (p {compared[1]:.2g})"
 
 
 def _head(found: Adaptation) -> str:

@@ -25,6 +25,8 @@ MOST_PARTITIONS = 1_000_000
 SAMPLED = 99_999
 """Labelings drawn where there are more: p is then a multiple of 1e-5."""
 _CHUNK = 50_000
+_MOST_SUMMED = 20_000_000
+"""Pairs of classes that are looked up at a time."""
 
 
 @dataclass(frozen=True)
@@ -108,13 +110,14 @@ def permutation_test(
 ) -> Test:
     """The one-sided test of S: exact for up to `most` partitions, else on `sampled` labelings drawn from `seed`.
 
+    Of a matrix that is not symmetric S is that of its symmetric part, in which a pair counts both ways.
     With the groups' sizes fixed, S rises with the sum over the pairs within groups, which is what is compared. Sums
     that differ by rounding alone count as equal, which can only raise p.
     """
-    seen = statistic(similarities, labels)
+    pairs = (similarities + similarities.T) / 2.0
+    seen = statistic(pairs, labels)
     sizes = sorted(Counter(labels).values())
     within = _pairs_within(sizes)
-    pairs = (similarities + similarities.T) / 2.0
     members = Counter(labels)
     own = np.lexsort((labels, [members[label] for label in labels]))  # group after group, the smallest first
     observed = float(pairs[own[within[0]], own[within[1]]].sum())
@@ -122,8 +125,11 @@ def permutation_test(
     partitions = partition_count(sizes)
     exact = partitions <= most
     orders = _all_orders(sizes) if exact else _drawn_orders(len(labels), sampled, seed)
+    rows = max(1, _MOST_SUMMED // len(within[0]))
     hits = sum(
-        int((pairs[part[:, within[0]], part[:, within[1]]].sum(axis=1) >= observed - slack).sum()) for part in orders
+        int((pairs[part[:, within[0]], part[:, within[1]]].sum(axis=1) >= observed - slack).sum())
+        for whole in orders
+        for part in np.split(whole, range(rows, len(whole), rows))
     )
     if exact:
         return Test(seen, hits / partitions, 1 / partitions, partitions, True)
@@ -222,8 +228,9 @@ def _all_orders(sizes: Sequence[int]) -> Iterator[Labels]:
 
     Class after class is put into a group that has room. Of equal groups that are empty only the first may be begun.
     """
-    labels = np.zeros((1, 0), dtype=np.int8)
-    counts = np.zeros((1, len(sizes)), dtype=np.int8)
+    number = np.min_scalar_type(sum(sizes))  # holds every group's place and size
+    labels = np.zeros((1, 0), dtype=number)
+    counts = np.zeros((1, len(sizes)), dtype=number)
     twin = [max((g for g in range(group) if sizes[g] == size), default=None) for group, size in enumerate(sizes)]
     for _ in range(sum(sizes)):
         grown = []
@@ -234,7 +241,7 @@ def _all_orders(sizes: Sequence[int]) -> Iterator[Labels]:
                 fits &= (counts[:, group] > 0) | (counts[:, before] > 0)
             added = counts[fits]
             added[:, group] += 1
-            column = np.full((len(added), 1), group, dtype=np.int8)
+            column = np.full((len(added), 1), group, dtype=number)
             grown.append((np.concatenate([labels[fits], column], axis=1), added))
         labels = np.concatenate([one for one, _ in grown])
         counts = np.concatenate([one for _, one in grown])

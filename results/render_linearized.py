@@ -152,7 +152,13 @@ def _tested(test: Test | None) -> str:
 
 
 def _p(p: float) -> str:
-    return f"{p:.4f}" if p < 0.01 else f"{p:.3f}"
+    """Never 0, and on the side of the rule's levels that it is on: 0.0504 is not shown as 0.050."""
+    if p < 1e-4:
+        return f"{p:.1g}"
+    digits = 4 if p < 0.01 else 3
+    while any((round(p, digits) <= level) != (p <= level) for level in (LEVEL, LEVEL / 2)):
+        digits += 1
+    return f"{p:.{digits}f}"
 
 
 def _number(value: float | None) -> str:

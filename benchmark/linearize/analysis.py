@@ -41,17 +41,18 @@ Starts = dict[str, dict[BatchNorm, float]]
 def analyse(prepared: Prepared, keep: Keep, advance: Advance) -> Analysis:
     """Analyse every model; `keep` is given each as soon as it is done."""
     config, dataset = prepared.attacked.config, prepared.dataset
-    images = class_means(dataset.x, dataset.y, dataset.num_classes)
-    means = None
-    if images is not None:
-        raw, centred = (_effect(prepared, cosines(images.numpy(), centred)) for centred in (False, True))
-        means = raw, centred
+    means: tuple[Effect, Effect] | None = None
+    why = ""
+    try:
+        means = _images(prepared)
+    except NoControl as error:
+        why = str(error)
     tick = advance(len(prepared.subjects), 0)
     models: list[Found] = []
     known: Starts = {}
     for subject in prepared.subjects:
         with one_thread(prepared.device):
-            found = _found(prepared, subject, None if means is None else means[1].similarities, known)
+            found = _found(prepared, subject, why if means is None else means[1].similarities, known)
         keep(subject, found)
         models.append(found)
         logger.info("%s: %s", found.model, found.verdict.ruling)
@@ -61,17 +62,32 @@ def analyse(prepared: Prepared, keep: Keep, advance: Advance) -> Analysis:
     return Analysis(dataset.name, len(dataset.x), prepared.groups, means, tuple(models), told, config.seed)
 
 
-def _found(prepared: Prepared, subject: Subject, images: Matrix | None, known: Starts) -> Found:
+def _images(prepared: Prepared) -> tuple[Effect, Effect]:
+    """The effect in class-mean images, raw and with their mean taken out; NoControl where they have none."""
+    dataset = prepared.dataset
+    means = class_means(dataset.x, dataset.y, dataset.num_classes)
+    if means is None:
+        raise NoControl("a class has no image")
+    try:
+        raw, centred = (_effect(prepared, cosines(means.numpy(), centred)) for centred in (False, True))
+    except ValueError as error:  # black images, say
+        raise NoControl(str(error)) from None
+    return raw, centred
+
+
+def _found(prepared: Prepared, subject: Subject, images: Matrix | str, known: Starts) -> Found:
+    """`images` are the cosines of class-mean images, or why there are none."""
     missing = list(subject.missing)
-    if images is None:
-        missing.append("class-mean images: a class has no image")
+    if isinstance(images, str):
+        missing.append(f"class-mean images: {images}")
     begun, why = None, None
     try:
         begun = random_starts(prepared, subject, known)
     except NoControl as error:
         why = str(error)
         missing.append(f"random initialisations: {why}")
-    modes = [_mode(prepared, subject, bn, None if begun is None else begun[bn], images) for bn in prepared.modes]
+    control = None if isinstance(images, str) else images
+    modes = [_mode(prepared, subject, bn, None if begun is None else begun[bn], control) for bn in prepared.modes]
     any_rows = subject.rows[prepared.modes[0]]
     head = None
     try:

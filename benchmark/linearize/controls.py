@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from sklearn.cluster import KMeans
 from torch import Tensor, nn
 
+from attacks.contract import EmbeddingClassifier
 from benchmark.datasets import Dataset
 from model_zoo.architectures import build
 from model_zoo.centroids import CentroidClassifier
@@ -43,6 +44,8 @@ def random_start(loaded: LoadedModel, dataset: Dataset, seed: int) -> nn.Module:
         network = copy.deepcopy(model.backbone)
         _initialise(network, loaded.card, seed)
         return _clustered(model, network, dataset, seed)
+    if isinstance(model, EmbeddingClassifier):  # its centroids are trained, and no layer draws them anew
+        raise NoControl(f"how a {type(model).__name__} begins is not known")
     fresh = copy.deepcopy(model)
     _initialise(fresh, loaded.card, seed)
     return fresh
@@ -107,11 +110,16 @@ def _initialise(module: nn.Module, card: ModelCard | None, seed: int) -> None:
                 network.load_state_dict(weights)
                 return
         for name, part in module.named_modules():
-            reset = getattr(part, "reset_parameters", None)
+            reset, what = getattr(part, "reset_parameters", None), f"{name or 'the model'} ({type(part).__name__})"
+            own = list(part.parameters(recurse=False))
             if callable(reset):
+                for parameter in own:
+                    parameter.detach().fill_(torch.nan)
                 reset()
-            elif any(True for _ in part.parameters(recurse=False)):
-                raise NoControl(f"{name or 'the model'} ({type(part).__name__}) has no reset_parameters")
+                if any(bool(parameter.isnan().any()) for parameter in own):  # of a subclass, or under a weight norm
+                    raise NoControl(f"reset_parameters of {what} leaves some as they are")
+            elif own:
+                raise NoControl(f"{what} has no reset_parameters")
 
 
 def _clustered(model: CentroidClassifier, backbone: nn.Module, dataset: Dataset, seed: int) -> nn.Module:

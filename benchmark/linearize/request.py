@@ -187,10 +187,12 @@ def _dataset_of(models: Sequence[LoadedModel]) -> str:
 
 def _check_classes(loaded: LoadedModel, dataset: str) -> None:
     """Other images may be attacked, but not with other classes: rows and groups would not belong together."""
-    base = dataset.partition(":")[0]
-    if loaded.card is None or base not in DATASETS or base == loaded.card.dataset:
+    if loaded.card is None:
         return
-    if not any({base, loaded.card.dataset} <= set(content.datasets) for _, content in shipped()):
+    base, trained = (name.partition(":")[0] for name in (dataset, loaded.card.dataset))
+    alike = base == trained or any({base, trained} <= set(content.datasets) for _, content in shipped())
+    same = alike and datasets.left_out(dataset) == datasets.left_out(loaded.card.dataset)
+    if base in DATASETS and not same:
         raise RequestError(
-            f"model {loaded.name} was trained on {loaded.card.dataset}, whose classes are not those of {base}"
+            f"model {loaded.name} was trained on {loaded.card.dataset}, whose classes are not those of {dataset}"
         )

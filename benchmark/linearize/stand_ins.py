@@ -91,7 +91,9 @@ def _product(new: NewGraph, node: Node) -> Node:
     if node.target is aten.mul.Tensor:
         for value, sigmoid in (factors, factors[::-1]):
             if _is_sigmoid_of(sigmoid, value):
-                new.changes.remove(Change("sigmoid", path_of(cast(Node, _behind_same(sigmoid))), "identity"))
+                noted = Change("sigmoid", path_of(cast(Node, _behind_same(sigmoid))), "identity")
+                if noted in new.changes:  # not where another product of the same two took it out
+                    new.changes.remove(noted)
                 new.note("silu", node, "identity")
                 return new.values[cast(Node, value)]
     if sum(map(new.depends, factors)) > 1 or any(map(new.depends, others)):

@@ -41,6 +41,13 @@ def test_more_splits_than_there_are_are_refused(count: int) -> None:
         splits(GROUPS, count, 0)
 
 
+def test_a_target_of_one_group_is_refused() -> None:
+    """Its group could not be missed, and no layer be trained on it."""
+    one = dataclasses.replace(GROUPS, labels=(0, 0, 0, 0, 0, 0, 0, 0, 1, 2))
+    with pytest.raises(RequestError, match="groups test: two groups must have two classes or more"):
+        splits(one, 1, 0)
+
+
 def test_grouped_models_know_the_groups_of_the_classes_that_are_left() -> None:
     one = protocol(*METHODS)
     trainings = one.trainings((0, 9))
@@ -115,6 +122,21 @@ def test_models_are_trained_once_and_asked_for_groups(tmp_path: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")} == before
 
 
+def test_models_of_other_images_are_not_taken_for_those_of_these(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = protocol("standard")
+    adapt(one, tmp_path, None, CPU, lambda: None)
+    images = datasets.DATASETS["digits"]
+    monkeypatch.setitem(
+        datasets.DATASETS, "digits", lambda root, split: (1 - images(root, split)[0], images(root, split)[1])
+    )
+    with pytest.raises(
+        RequestError, match=r"was trained on other images of digits:without=\S+ than these; give another"
+    ):
+        adapt(one, tmp_path, None, CPU, lambda: None)
+
+
 def test_bench_analyze_adapt_trains_asks_and_writes(bench: Bench, tmp_path: Path) -> None:
     groups = tmp_path / "groups.yaml"
     groups.write_text("groups:\n  low: [0, 1, 2, 3, 4]\n  high: [5, 6, 7, 8, 9]\n")
@@ -163,9 +185,12 @@ def test_cifar100_leaves_out_a_class_of_every_superclass(tmp_path: Path, monkeyp
     [
         (["--dataset", "digits"], "data set digits has no groups of classes here"),
         (["--dataset", "fashion-mnist:validation"], "--dataset must be one with training and test images"),
+        (["--dataset", "digits:without=a"], "--dataset must be one with training and test images"),
         (["--dataset", "npz:a"], "--dataset must be one with training and test images"),
         (["--method", "foo"], "unknown method 'foo'; known: standard, robust, grouped, clustering"),
         (["--shots", "0"], "--shots must be at least 1, got 0"),
+        (["--seed", "-1"], "--seed must be from 0 to 2147483647, got -1"),
+        (["--seed", str(2**70)], "--seed must be from 0 to 2147483647, got 1180591620717411303424"),
         (["--epochs", "-1"], "--epochs must be at least 0, got -1"),
         (["--architecture", "../vgg"], "unknown architecture '../vgg'; known: lipschitz-mlp, small-resnet"),
     ],

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load_file
-from torch import nn
+from torch import Tensor, nn
 
 import benchmark
 from benchmark import datasets
@@ -24,6 +24,7 @@ from model_zoo.registry import LoadedModel, load
 from results.clustering_effect import cosines, statistic
 from results.clustering_verdict import Ruling
 from results.linearized import Analysis, Found
+from tests.benchmark.builders import kmeans_for, save
 from tests.benchmark.conftest import Bench
 
 TOPS = [0, 2, 3, 4, 6]
@@ -199,6 +200,22 @@ def test_class_means_of_images_are_a_control(zoo: Analysis, clothes: Dataset) ->
     assert controls.class_means(clothes.x[:3], clothes.y[:3], 10) is None
 
 
+def test_a_class_of_black_images_is_a_missing_control(user_module: Callable[[str], str], tmp_path: Path) -> None:
+    y = np.arange(20) % 10
+    images = np.random.default_rng(0).random((20, 28, 28), dtype=np.float32) * (y != 3)[:, None, None]
+    np.savez(tmp_path / "black.npz", images=images, labels=y)
+    (tmp_path / "groups.yaml").write_text("groups: {low: [0, 1, 2, 3], high: [4, 5, 6, 7, 8, 9]}")
+    found = analysed(
+        (f"{user_module(LINEAR)}:absent",),
+        dataset=f"npz:{tmp_path / 'black.npz'}",
+        groups=tmp_path / "groups.yaml",
+        modes=("fold",),
+    )
+    assert found.means is None
+    assert "class-mean images: the row of class 3 is zero" in found.models[0].missing
+    assert found.models[0].modes[0].beyond_images is None
+
+
 def test_random_starts_are_other_networks_of_the_same_shape(clothes: Dataset) -> None:
     loaded = load("nominal", fold=False)
     before = fingerprint(loaded.model)
@@ -225,6 +242,66 @@ def test_random_starts_of_a_clustering_classifier_are_clustered_anew(clothes: Da
     for cluster in (0, 13):  # k-means: each centroid is the mean of its members
         members = features[nearest.argmin(dim=1) == cluster]
         assert torch.allclose(members.mean(dim=0), start.centroids[cluster], atol=1e-3)
+
+
+class Prototypes(nn.Module):
+    """A user's clustering classifier: its centroids are trained, and no parameters."""
+
+    variance, nearest = 0.5, None
+    centroids: Tensor
+    cluster_labels: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = nn.Sequential(nn.Flatten(), nn.Linear(784, 8))
+        self.register_buffer("centroids", torch.randn(10, 8))
+        self.register_buffer("cluster_labels", torch.arange(10))
+
+    def squared_distances(self, x: Tensor) -> Tensor:
+        return torch.cdist(self.backbone(x), self.centroids).square()
+
+    def logits_from_distances(self, squared_distances: Tensor) -> Tensor:
+        return -squared_distances
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.logits_from_distances(self.squared_distances(x))
+
+
+class Scaled(nn.Linear):
+    """Learns more than the layer that it is derived from, which knows nothing of that."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs)
+        self.scale = nn.Parameter(torch.ones(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * self.scale
+
+
+@pytest.mark.parametrize(
+    ("model", "why"),
+    [
+        (Prototypes(), "how a Prototypes begins is not known"),
+        (nn.Sequential(nn.Flatten(), Scaled(784, 10)), r"reset_parameters of 1 \(Scaled\) leaves some as they are"),
+        (
+            nn.Sequential(nn.Flatten(), nn.utils.spectral_norm(nn.Linear(784, 10))),
+            r"reset_parameters of 1 \(Linear\) leaves some as they are",
+        ),
+    ],
+    ids=["centroids", "subclass", "spectral norm"],
+)
+def test_no_random_start_keeps_what_was_trained(clothes: Dataset, model: nn.Module, why: str) -> None:
+    loaded = LoadedModel("mine", "mine", model.requires_grad_(False).eval(), "")
+    with pytest.raises(controls.NoControl, match=why):
+        controls.random_start(loaded, clothes, 1)
+
+
+def test_random_starts_of_users_networks_draw_every_layer(clothes: Dataset) -> None:
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.PReLU(), nn.Flatten(), nn.Linear(4 * 26 * 26, 10))
+    loaded = LoadedModel("mine", "mine", model.requires_grad_(False).eval(), "")
+    first, again, other = (controls.random_start(loaded, clothes, seed) for seed in (1, 1, 2))
+    assert fingerprint(first) == fingerprint(again) != fingerprint(other)
+    assert all(bool(value.isfinite().all()) for value in first.state_dict().values())
 
 
 def test_random_starts_of_k_means_are_images_of_the_class(clothes: Dataset) -> None:
@@ -282,6 +359,19 @@ def test_a_wrong_request_is_one_line(
     name = user_module(LINEAR)
     refused = bench("analyze", "linearize", *(one.format(m=name) for one in arguments)).refused()
     assert WRONG[arguments].format(m=name) in refused
+
+
+def test_a_model_of_some_classes_is_analysed_on_these_and_on_no_others(bench: Bench, tmp_path: Path) -> None:
+    data = datasets.load("digits:without=4,8", split="train")
+    path, groups = save(tmp_path / "eight.safetensors", kmeans_for(data), data), tmp_path / "groups.yaml"
+    groups.write_text("groups: {low: [0, 1, 2, 3], high: [4, 5, 6, 7]}")
+    arguments = ("analyze", "linearize", path, "--groups", groups, "--samples", 5, "--starts", 0)
+    done = bench(*arguments, "--out", "a")
+    assert done.code == 0, done.err
+    assert "digits:without=4,8, groups of" in done.out
+    for other in ("digits", "digits:without=1,2"):
+        refused = bench(*arguments, "--dataset", other).refused()
+        assert refused.endswith(f"was trained on digits:without=4,8, whose classes are not those of {other}")
 
 
 def test_a_refused_network_is_named_with_its_operation(bench: Bench, user_module: Callable[[str], str]) -> None:

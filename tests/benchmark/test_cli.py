@@ -60,6 +60,31 @@ def _with(request: list[str], option: str, value: str | Path) -> list[str]:
     return [*request[: place + 1], str(value), *request[place + 2 :]]
 
 
+@pytest.mark.parametrize("dataset", ["digits:without=8", "digits:without=0,9", "digits"])
+def test_a_model_of_classes_numbered_otherwise_is_refused(bench: Bench, tmp_path: Path, dataset: str) -> None:
+    """Its outputs would be held against other classes, without a word."""
+    for trained in ("digits", "digits:without=3", "digits:without=1,2"):
+        data = load(trained, split="train")
+        path = save(tmp_path / f"of-{data.num_classes}.safetensors", kmeans_for(data), data)
+        arguments = ("run", "--model", path, "--dataset", dataset, "--attack", "clean", "--samples", "20", "--out", "r")
+        if trained != dataset:
+            said = f"was trained on {trained}, whose classes are not numbered as those of {dataset}"
+            assert said in bench(*arguments).refused()
+
+
+def test_classes_numbered_anew_are_those_of_a_model_without_a_card(
+    bench: Bench, user_module: Callable[[str], str], tmp_path: Path
+) -> None:
+    layer = "from torch import nn\n\n\ndef make():\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, {}))\n"
+    arguments = ("--dataset", "digits:without=8", "--attack", "clean", "--samples", "20", "--workers", "1")
+    ten = bench("run", "--model", f"{user_module(layer.format(10))}:make", *arguments)
+    assert ten.refused().endswith("has 10 classes, digits:without=8 has 9, which are numbered anew")
+    assert bench("run", "--model", f"{user_module(layer.format(9))}:make", *arguments).code == 0
+    data = load("digits:without=8", split="train")
+    path = save(tmp_path / "nine.safetensors", kmeans_for(data), data)
+    assert bench("run", "--model", path, *arguments).code == 0
+
+
 def test_a_run_prints_the_leaderboard_and_says_where_it_lies(bench: Bench, workdir: Path, small: list[str]) -> None:
     done = bench(*small, "--out", "here/run")
     assert done.code == 0, done.err

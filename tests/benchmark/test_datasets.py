@@ -98,12 +98,17 @@ def test_a_data_set_without_some_classes_numbers_the_others_anew(split: Split) -
     assert left_out("digits") == ()
 
 
+def test_a_file_leaves_out_nothing_whatever_its_name() -> None:
+    assert left_out("npz:digits:without=ab.npz") == ()
+    assert left_out("digits:without=08,3,3") == (3, 8)
+
+
 def test_names_of_the_classes_that_are_left() -> None:
     names = load("fashion-mnist:without=0,9").class_names
     assert (len(names), names[0], names[-1]) == (8, "trouser", "bag")
 
 
-@pytest.mark.parametrize("listed", ["", "a", "-1", "10", "1;2", "0,1,2,3,4,5,6,7,8"])
+@pytest.mark.parametrize("listed", ["", "a", "-1", "10", "1;2", "0,1,2,3,4,5,6,7,8", 5000 * "9"])
 def test_classes_that_cannot_be_left_out_are_refused(listed: str) -> None:
     assert _refused(f"digits:without={listed}").startswith(f"data set digits:without={listed}: ")
 

@@ -64,7 +64,7 @@ def test_the_table_shows_shares_differences_guesses_and_means() -> None:
     ]
     rows = {(line[0], line[1]): line for line in lines[2:]}
     assert rows["0,1", "robust"][3].startswith("80.0 (")
-    assert rows["0,1", "robust"][4] == "+60.0 (p 0.1)"
+    assert rows["0,1", "robust"][4] == "+60.0 (p 0.14)"
     assert rows["0,1", "standard"][4] == ""
     assert rows["2,3", "pixels"][5].startswith("10.0 (")
     assert rows["2,3", "largest group"][3] == "60.0"

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from results import clustering_effect
 from results.clustering_effect import (
     cophenetic_correlation,
     cosines,
@@ -74,6 +75,23 @@ def test_partitions_count_once_where_equal_groups_are_swapped(sizes: list[int], 
         assert permutation_test(symmetric(sum(sizes), 0), labels_of(sizes), 0).seen == count
     else:
         assert partition_count(sizes) > 10**80
+
+
+@pytest.mark.parametrize("sizes", [[1, 200], [2, 140], [300, 1], [1] * 129 + [2]])
+def test_more_classes_or_groups_than_a_byte_counts(sizes: list[int]) -> None:
+    """Every partition once: planted groups are found in no other."""
+    labels = labels_of(sizes)
+    same = np.equal.outer(labels, labels).astype(float)
+    found = permutation_test(same, labels, seed=0)
+    assert found.exact
+    assert (found.statistic, found.p, found.seen) == (1.0, 1 / partition_count(sizes), partition_count(sizes))
+
+
+def test_many_classes_are_looked_up_a_few_labelings_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    labels, c = labels_of([5, 4]), symmetric(9, 2)
+    whole = [permutation_test(c, labels, 0, most=most, sampled=500) for most in (1000, 1)]
+    monkeypatch.setattr(clustering_effect, "_MOST_SUMMED", 100)
+    assert [permutation_test(c, labels, 0, most=most, sampled=500) for most in (1000, 1)] == whole
 
 
 @pytest.mark.parametrize(("sizes", "least"), [([4, 6], 1 / 210), ([5, 3, 2], 1 / 2520), ([2, 2, 2], 1 / 15)])

@@ -1,7 +1,10 @@
 """Each branch of the rule, and what must stand beside it."""
 
+import itertools
+
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from results.clustering_effect import Effect, Test
 from results.clustering_verdict import Mode, Ruling, judge
@@ -65,6 +68,8 @@ def test_underpowered_where_no_p_could_be_small() -> None:
     found = judge([mode("drop", 1 / 15, least=1 / 15), mode("fold", 1 / 15, least=1 / 15)], None)
     assert found.ruling is Ruling.UNDERPOWERED
     assert found.beside == ("with groups of these sizes no p is below 0.067",)
+    both = judge([mode("drop", 0.1, least=0.1, starts=(0.0,) * 4)], None)
+    assert both.beside == ("with groups of these sizes no p is below 0.1",), "more initialisations would not help"
     few = judge([mode("drop", 0.001, starts=(0.0,) * 9)], None)
     assert few.ruling is Ruling.UNDERPOWERED
     assert few.beside == ("with 9 random initialisations no p is below 0.1",)
@@ -89,3 +94,23 @@ def test_the_standard_model_stands_beside_the_verdict() -> None:
     more = judge([mode("drop", 0.001, standard=0.01), mode("fold", 0.001, standard=0.01)], "nominal")
     assert same.beside == ("no more than nominal shows",)
     assert more.beside == ()
+
+
+def test_chance_shows_or_depends_no_more_often_than_the_rule_says() -> None:
+    """Over all labelings of two matrices at most 5 % shows; that and depends may be a little more, as it is here."""
+    first, second = (_every_p(one + one.T) for one in np.random.default_rng(2).normal(size=(2, 9, 9)))
+    rulings = [judge([mode("drop", p), mode("fold", q)], None).ruling for p, q in zip(first, second, strict=True)]
+    shows, depends = (np.mean([one is ruling for one in rulings]) for ruling in (Ruling.SHOWS, Ruling.DEPENDS))
+    assert 0 < shows <= 0.05 < shows + depends <= 0.075
+
+
+def _every_p(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+    """p of each way to deal out labels to 9 classes in groups of 4, 3 and 2."""
+    ways = [
+        (four, three, tuple(set(range(9)) - set(four) - set(three)))
+        for four in itertools.combinations(range(9), 4)
+        for three in itertools.combinations(sorted(set(range(9)) - set(four)), 3)
+    ]
+    sums = np.array([sum(matrix[i, j] for group in way for i, j in itertools.combinations(group, 2)) for way in ways])
+    found: NDArray[np.float64] = (sums[None, :] >= sums[:, None]).mean(axis=1)
+    return found

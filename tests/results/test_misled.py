@@ -39,6 +39,19 @@ def test_the_test_compares_the_excess_over_chance() -> None:
     assert result.test.p == pytest.approx(np.mean([value >= seen - 1e-12 for value in every.values()]))
 
 
+def test_the_statistic_counts_both_ways_of_a_pair_whatever_the_order_of_the_classes() -> None:
+    found = counts()
+    random = found - found.sum(axis=1, keepdims=True) / 5
+    pairs = list(itertools.permutations(range(6), 2))
+    inside, across = (
+        np.mean([random[i, j] for i, j in pairs if (LABELS[i] == LABELS[j]) == same]) for same in (True, False)
+    )
+    for order in ([0, 1, 2, 3, 4, 5], [5, 4, 3, 2, 1, 0], [3, 0, 5, 1, 4, 2]):
+        test = misled("pgd20", 200, 190, found[np.ix_(order, order)], [LABELS[i] for i in order], seed=0).test
+        assert test is not None
+        assert test.statistic == pytest.approx(inside - across)
+
+
 def test_errors_inside_groups_are_found_and_even_ones_are_not() -> None:
     same = np.array(LABELS)[:, None] == np.array(LABELS)[None, :]
     blocks = 50 * (same & ~np.eye(6, dtype=bool)).astype(np.int64)

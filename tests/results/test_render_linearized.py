@@ -11,7 +11,7 @@ from results.clustering_verdict import Mode, Ruling, Verdict, judge
 from results.groups import Groups, groups_of
 from results.linearized import Analysis, Found, Told, as_json, matrix_csv
 from results.misled import misled
-from results.render_linearized import WIDTH, terminal
+from results.render_linearized import WIDTH, _p, terminal
 
 CLOTHES = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 
@@ -78,3 +78,21 @@ def test_json_has_every_number_and_null_for_the_undefined(analysis: Analysis) ->
 
 def test_matrices_as_csv_are_named() -> None:
     assert matrix_csv(np.array([[1.0, 0.25], [0.25, 1.0]]), ["a", "b"]) == "class,a,b\na,1.0,0.25\nb,0.25,1.0\n"
+
+
+@pytest.mark.parametrize(
+    ("p", "shown"),
+    [
+        (1e-5, "1e-05"),
+        (1 / 2520, "0.0004"),
+        (0.0447, "0.045"),
+        (126 / 2520, "0.050"),
+        (127 / 2520, "0.0504"),
+        (0.05001, "0.05001"),
+        (0.0253, "0.0253"),
+        (0.025, "0.025"),
+        (1.0, "1.000"),
+    ],
+)
+def test_p_is_never_zero_nor_rounded_to_the_other_side_of_a_level(p: float, shown: str) -> None:
+    assert _p(p) == shown

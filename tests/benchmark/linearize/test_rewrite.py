@@ -239,6 +239,16 @@ def test_an_autograd_function_is_looked_into() -> None:
         linearize(Function(lambda x: swish(x).relu_()), (3,), "drop")
 
 
+def test_silu_written_out_twice_over_one_sigmoid() -> None:
+    def twice(x: Tensor) -> Tensor:
+        sigmoid = torch.sigmoid(x)
+        return x * sigmoid + 2.0 * (sigmoid * x)
+
+    linear = linearize(Function(twice), (2,), "drop")
+    np.testing.assert_array_equal(checked_jacobian(linear, torch.rand(2))[0], 3.0 * np.eye(2))
+    assert [change.operation for change in linear.changes] == ["silu", "silu", "scale", "sum"]
+
+
 def test_a_detached_value_counts() -> None:
     np.testing.assert_array_equal(jacobian(Function(lambda x: x.detach() + x), (2,)), 2.0 * np.eye(2))
 
