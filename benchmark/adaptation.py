@@ -178,6 +178,7 @@ def adapt(protocol: Protocol, folder: Path, data_root: Path | None, device: torc
                         left_out=left_out,
                         source=source,
                         zero_shot=marks(zero_shot),
+                        zero_shot_by_group=target.by_group(zero_shot, protocol.groups.names),
                         fine_tuned=marks(fine_tuned),
                         command=training.command(folder),
                         weights_sha256=card.sha256,
@@ -268,6 +269,10 @@ class _Target:
         right = _run(model, self.source.x, device).argmax(axis=1) == self.source.y.numpy()
         predicted = self.group_of_output[_run(model, self.x, device).argmax(axis=1)]
         return float(right.mean()), (predicted == self.groups).tolist(), self.by_linear_layer(_backbone(model), device)
+
+    def by_group(self, right: Sequence[bool], names: Sequence[str]) -> dict[str, float]:
+        """The share that is right of the images of each group that has some."""
+        return {names[g]: float(np.mean(np.asarray(right)[self.groups == g])) for g in np.unique(self.groups).tolist()}
 
     def by_linear_layer(self, features: nn.Module, device: torch.device | None = None) -> list[bool]:
         from sklearn.linear_model import LogisticRegression

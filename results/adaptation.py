@@ -18,11 +18,15 @@ Marks = Annotated[str, Field(pattern=r"^[01]+$")]
 """One digit an image of the target, in the order of the data set's test images: 1 where the group is right."""
 
 
+_MOST_GROUPS = 4
+"""That the table names one by one."""
+
+
 class Adapted(BaseModel):
     """One model of one split. `source` is its accuracy on the test images of the classes it was trained on.
 
-    `zero_shot`: the group of the class it predicts. `fine_tuned`: the group by a linear layer on its features, trained
-    on a few images of the target.
+    `zero_shot`: the group of the class it predicts; `zero_shot_by_group`: the share that is right in each group.
+    `fine_tuned`: the group by a linear layer on its features, trained on a few images of the target.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -31,6 +35,7 @@ class Adapted(BaseModel):
     left_out: tuple[int, ...]
     source: float
     zero_shot: Marks
+    zero_shot_by_group: dict[str, float]
     fine_tuned: Marks
     command: str
     weights_sha256: str
@@ -88,6 +93,8 @@ def table(found: Adaptation, reference: str = "standard") -> str:
             for what, title in (("zero_shot", "zero-shot"), ("fine_tuned", "fine-tuned")):
                 line[title] = _share(getattr(one, what))
                 line[f"{title} against {reference}"] = _difference(compared[what].get((key, one.method)))
+                if what == "zero_shot":
+                    line["by group"] = _by_group(one.zero_shot_by_group)
             lines.append(line)
         lines.append({"left out": key, "model": "pixels", "fine-tuned": _share(found.pixels[key])})
         lines.append({"left out": key, "model": "largest group", "zero-shot": f"{100 * largest:.1f}"})
@@ -104,6 +111,14 @@ def _right(digits: str) -> Mapping[int, bool]:
 def _share(digits: str) -> str:
     found = wilson(digits.count("1"), len(digits))
     return f"{100 * found.value:.1f} ({100 * found.low:.1f} to {100 * found.high:.1f})"
+
+
+def _by_group(shares: Mapping[str, float]) -> str:
+    """Each group's share; of many groups the lowest and the highest."""
+    if len(shares) <= _MOST_GROUPS:
+        return ", ".join(f"{group} {100 * share:.0f}" for group, share in shares.items())
+    ends = (min(shares, key=lambda group: shares[group]), max(shares, key=lambda group: shares[group]))
+    return " to ".join(f"{group} {100 * shares[group]:.0f}" for group in ends)
 
 
 def _difference(compared: tuple[Pair, float] | None) -> str:

@@ -117,6 +117,11 @@ def test_models_are_trained_once_and_asked_for_groups(tmp_path: Path) -> None:
             predicted = loaded.model(test.x[unseen]).argmax(dim=1).tolist()
         expected = [LABELS[learned[p]] == LABELS[t] for p, t in zip(predicted, test.y[unseen].tolist(), strict=True)]
         assert model.zero_shot == "".join("1" if right else "0" for right in expected)
+        groups = [GROUPS.names[LABELS[t]] for t in test.y[unseen].tolist()]
+        assert set(model.zero_shot_by_group) == set(groups)
+        for group, share in model.zero_shot_by_group.items():
+            own = [right for right, other in zip(expected, groups, strict=True) if other == group]
+            assert share == pytest.approx(sum(own) / len(own))
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
     assert adapt(one, tmp_path, None, CPU, lambda: None) == found
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")} == before

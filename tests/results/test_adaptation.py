@@ -11,6 +11,7 @@ def adapted(method: str, left_out: tuple[int, ...], zero_shot: str, fine_tuned: 
         left_out=left_out,
         source=0.9,
         zero_shot=zero_shot,
+        zero_shot_by_group={"solids": 0.125, "figures": 1.0},
         fine_tuned=fine_tuned,
         command="bench train",
         weights_sha256="0" * 64,
@@ -59,6 +60,7 @@ def test_the_table_shows_shares_differences_guesses_and_means() -> None:
         "source",
         "zero-shot",
         "zero-shot against standard",
+        "by group",
         "fine-tuned",
         "fine-tuned against standard",
     ]
@@ -66,12 +68,20 @@ def test_the_table_shows_shares_differences_guesses_and_means() -> None:
     assert rows["0,1", "robust"][3].startswith("80.0 (")
     assert rows["0,1", "robust"][4] == "+60.0 (p 0.14)"
     assert rows["0,1", "standard"][4] == ""
-    assert rows["2,3", "pixels"][5].startswith("10.0 (")
+    assert rows["0,1", "robust"][5] == "solids 12, figures 100"
+    assert rows["2,3", "pixels"][6].startswith("10.0 (")
     assert rows["2,3", "largest group"][3] == "60.0"
     assert "solids: ball (0), cube (2); figures: doll (1), bear (3)" in text
     mean = "- robust, mean of 2 splits: zero-shot 60.0, above standard in 1 of 2; fine-tuned 95.0, above standard in "
     assert f"{mean}0 of 2" in text
     assert "- standard, mean of 2 splits: zero-shot 35.0; fine-tuned 100.0" in text
+
+
+def test_of_many_groups_the_table_names_the_worst_and_the_best() -> None:
+    many = FOUND.models[0].model_copy(
+        update={"zero_shot_by_group": {"a": 0.5, "b": 0.25, "c": 0.75, "d": 0.5, "e": 0.5}}
+    )
+    assert "| b 25 to c 75 " in table(FOUND.model_copy(update={"models": (many,)}))
 
 
 def test_marks_and_keys() -> None:
