@@ -104,7 +104,10 @@ def protocol_of(
 ) -> Protocol:
     """The experiment that the command line asks for; RequestError, one line, for what cannot be, before any work."""
     if dataset not in datasets.DATASETS:
-        raise RequestError(f"--dataset must be one with training and test images, see bench list data; got {dataset!r}")
+        raise RequestError(
+            "--dataset must be a whole data set that has training and test images, one of "
+            f"{', '.join(datasets.DATASETS)}; got {dataset!r}"
+        )
     for name in methods:
         if name not in METHODS:
             raise RequestError(f"unknown method {name!r}; known: {', '.join(METHODS)}")

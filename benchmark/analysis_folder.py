@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.errors import RequestError
+from results.printable import printable
 from results.store import write_whole
 
 MARKER = "analysis.json"
@@ -27,8 +28,14 @@ def refuse_foreign(path: Path, kind: str, request: Mapping[str, Any]) -> None:
         present = None
     if not isinstance(present, dict) or present.get("kind") != kind:
         raise RequestError(f"--out {path} exists and holds no such analysis; choose another folder")
-    if present != json.loads(json.dumps(_description(kind, request))):
-        raise RequestError(f"--out {path} holds another analysis; choose another folder")
+    wanted = json.loads(json.dumps(_description(kind, request)))["request"]
+    held_for = present.get("request")
+    if held_for != wanted:
+        other = held_for if isinstance(held_for, dict) else {}
+        differs = ", ".join(sorted(key for key in {*wanted, *other} if wanted.get(key) != other.get(key)))
+        raise RequestError(
+            f"--out {path} holds another analysis; choose another folder (it differs in {printable(differs)})"
+        )
 
 
 def open_folder(path: Path, kind: str, request: Mapping[str, Any]) -> None:

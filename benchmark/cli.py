@@ -115,6 +115,7 @@ def train(
     data_root: DataRoot = None,
 ) -> None:
     """Train a model by a recipe; run it again after a kill and it goes on where it was."""
+    from benchmark.config import RunConfig
     from benchmark.resolve import choose_device
     from benchmark.training import train as train_recipe
 
@@ -143,7 +144,8 @@ def train(
     print(f"{target}: {accuracy}, {card.minutes:.1f} minutes")
     for note in card.notes:
         print(f"note: {printable(note)}")
-    print(f"evaluate it: bench run --model {shlex.quote(str(target))}")
+    of = [] if dataset == RunConfig.model_fields["dataset"].default else ["--dataset", dataset]
+    print(f"evaluate it: {shlex.join(['bench', 'run', '--model', str(target), *of])}")
 
 
 @app.command()

@@ -63,11 +63,12 @@ def load(name: str, root: Path | None = None, split: Split = "test") -> Dataset:
     if absent := left_out(name):
         return _without(base, absent, root, split)
     if base in DATASETS and suffix:
-        if part != "validation" or split == "train":
+        if part != "validation":
             raise RequestError(
-                f"data set {name!r}: known are {base}:validation, to attack and not to train on, and "
-                f"{base}:without=CLASS,CLASS..."
+                f"data set {name!r}: known are {base}:validation and {base}:without=CLASS,CLASS..., not both at once"
             )
+        if split == "train":
+            raise RequestError(f"data set {name!r} is to attack and not to train on: it is held out of every training")
         images, labels = DATASETS[base](root or DEFAULT_ROOT, "train")
         cut = training_samples(len(labels))
         return from_arrays(name, images[cut:], labels[cut:], _class_names(base))
@@ -102,7 +103,9 @@ def left_out(name: str) -> tuple[int, ...]:
         return ()
     words = part.removeprefix("without=").split(",")
     if not all(word.isascii() and word.isdecimal() and len(word) < 10 for word in words):
-        raise RequestError(f"data set {name}: expected class numbers, as in without=6,8")
+        raise RequestError(
+            f"data set {name}: expected class numbers, as in without=6,8, and nothing after them (no :validation)"
+        )
     return tuple(sorted({int(word) for word in words}))
 
 

@@ -27,8 +27,9 @@ from model_zoo.recipes.registry import RECIPES, settings_from
 from model_zoo.recipes.supervised import accuracy
 from model_zoo.recipes.warm_start import foreign_start
 from model_zoo.registry import LoadedModel, load
-from model_zoo.weights import ModelCard, save_model
+from model_zoo.weights import ModelCard, card_path, read_card, save_model
 from results.groups import GroupsError, groups_of
+from results.printable import printable
 
 
 def train(
@@ -61,6 +62,7 @@ def train(
     data, test = _load(dataset, data_root)
     if getattr(settings, "groups", None) == "":
         settings = dataclasses.replace(settings, groups=_groups(recipe_name, data))
+    _refuse_foreign(out, recipe_name, settings, data, seed)
     try:
         check_settings(settings, data)
     except ValueError as error:
@@ -168,6 +170,19 @@ def _check_names(settings: Any, out: Path) -> None:
     folder = next(part for part in out.absolute().parents if part.exists())
     if out.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
         raise RequestError(f"--out {out} cannot be written: it is a folder, or {folder} is none that may be written to")
+
+
+def _refuse_foreign(out: Path, recipe: str, settings: Any, data: TrainingData, seed: int) -> None:
+    """Weights that are there are trained again only by what trained them; a kill may leave some without a card."""
+    if not out.exists() or (not card_path(out).exists() and out.with_suffix(".training").exists()):
+        return
+    try:
+        card = read_card(out)
+    except ModelError:
+        raise RequestError(f"--out {out} exists and is no training of {recipe}; choose another --out") from None
+    trained = (card.recipe, card.dataset, card.data_sha256, card.seed)
+    if trained != (recipe, data.name, data.sha256, seed) or card.settings != dataclasses.asdict(settings):
+        raise RequestError(f"--out {out} holds another training ({printable(card.command)}); choose another --out")
 
 
 def _spent(folder: Path) -> float:

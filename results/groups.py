@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, StrictStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError
 
 from results.printable import has_controls, printable
 
@@ -38,7 +38,13 @@ def _member(value: object) -> str | int:
     return _one_line(value) if isinstance(value, str) else value
 
 
-Name = Annotated[StrictStr, AfterValidator(_one_line)]
+def _name(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"must be a name, in quotes where it looks like a number: '{str(value)[:40]}'")
+    return _one_line(value)
+
+
+Name = Annotated[str, PlainValidator(_name)]
 
 
 class GroupsFile(BaseModel):

@@ -48,11 +48,12 @@ def legend(analysis: Analysis) -> str:
     test = first.modes[0].centred.test
     how = f"all {test.seen:,} partitions" if test.exact else f"{test.seen:,} random labelings"
     starts = next((len(m.starts) for one in analysis.models for m in one.modes if m.starts is not None), 0)
+    begun = f"the largest S of {starts} random initialisations, and how many reach the model's" if starts else "none"
     return (
         "S: mean cosine of class rows of one group less that of different groups, the mean row taken out; p in "
         f"brackets: one-sided, over {how} of the classes into groups of these sizes, never below {test.least:.2g}. "
         "raw: the mean row left in, decides nothing (the same: only differences of a clustering classifier's rows mean "
-        f"something). random starts: the largest S of {starts} random initialisations, and how many reach the model's. "
+        f"something). random starts: {begun}. "
         "last layer: S of its rows, or centroids, alone. beyond images: what is left of S once the best linear "
         "function of the class-mean images' cosines is taken out. over standard: S less that of the standard model of "
         "the same architecture. ARI, coph.: adjusted Rand index of the tree's cut with the groups, cophenetic "

@@ -56,9 +56,15 @@ def formats(
     return {
         "terminal": lambda found: tables(found, "simple"),
         "md": lambda found: tables(found, "pipe"),
-        "csv": lambda found: pd.json_normalize([dataclasses.asdict(one) for one in found]).to_csv(index=False),
+        "csv": lambda found: (
+            pd.json_normalize([dataclasses.asdict(one) for one in found]).map(_listed).to_csv(index=False)
+        ),
         "json": lambda found: json.dumps([dataclasses.asdict(one) for one in found], indent=2) + "\n",
     }
+
+
+def _listed(value: object) -> object:
+    return " ".join(map(str, value)) if isinstance(value, tuple) else value
 
 
 FORMATS = formats(_tables)

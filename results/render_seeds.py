@@ -23,16 +23,19 @@ def _tables(comparisons: Sequence[FamilyComparison], form: str) -> str:
     cell = in_cell if form == "pipe" else str
     titles = dict.fromkeys((c.dataset, c.norm, c.eps, c.robust.n, c.against) for c in comparisons)
     parts = []
-    for title in titles:
-        dataset, norm, eps, n, against = title
-        under = [c for c in comparisons if (c.dataset, c.norm, c.eps, c.robust.n, c.against) == title]
+    for key in titles:
+        dataset, norm, eps, n, against = key
+        under = [c for c in comparisons if (c.dataset, c.norm, c.eps, c.robust.n, c.against) == key]
         lines = [_line(against, under[0].clean.accuracies_against, under[0].robust.accuracies_against)]
         lines += [_line(c.family, c.clean.accuracies, c.robust.accuracies, c) for c in under]
         frame = pd.DataFrame([{name: cell(text) for name, text in line.items()} for line in lines], dtype=str)
         table = frame.to_markdown(
             index=False, disable_numparse=True, tablefmt=form, colalign=["left", *["right"] * (frame.shape[1] - 1)]
         )
-        parts.append(f"{dataset}, {norm} eps = {show_eps(eps)}, n = {n}, against {against}\n\n{table}\n")
+        families = {against: under[0].members_against} | {c.family: c.members for c in under}
+        named = "; ".join(f"{family}: {', '.join(members)}" for family, members in families.items() if len(members) > 1)
+        title = f"{dataset}, {norm} eps = {show_eps(eps)}, n = {n}, against {against}"
+        parts.append("\n\n".join(part for part in (title, table, named) if part) + "\n")
     return "\n".join([*parts, LEGEND, ""])
 
 

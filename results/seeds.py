@@ -43,10 +43,15 @@ class Difference:
 
 @dataclass(frozen=True)
 class FamilyComparison:
-    """A family against another under one threat: `clean` before, `robust` after all attacks."""
+    """A family against another under one threat: `clean` before, `robust` after all attacks.
+
+    `members` and `members_against` are the classifiers, in the order of the accuracies.
+    """
 
     family: str
+    members: tuple[str, ...]
     against: str
+    members_against: tuple[str, ...]
     dataset: str
     norm: str
     eps: float
@@ -66,18 +71,20 @@ def compare_families(units: Sequence[WorkUnit], records: Iterable[UnitRecord], a
     reference = family_of(against)
     found = []
     for (dataset, norm, eps), groups in standings(units, records).items():
-        families: dict[str, list[Standing]] = {}
+        families: dict[str, dict[str, Standing]] = {}
         for group, stands in groups.items():
-            families.setdefault(family_of(group), []).append(stands)
+            families.setdefault(family_of(group), {})[group] = stands
         if reference not in families:
             raise ValueError(f"no classifier {against!r} in the run; it has {', '.join(groups)}")
         others = families.pop(reference)
         if not families:
             raise ValueError(f"the run has no family of classifiers but {reference}")
         for family, members in families.items():
-            clean = difference([one.clean for one in members], [one.clean for one in others])
-            robust = difference([one.robust for one in members], [one.robust for one in others])
-            found.append(FamilyComparison(family, reference, dataset, norm, eps, clean, robust))
+            of, against_of = members.values(), others.values()
+            clean = difference([one.clean for one in of], [one.clean for one in against_of])
+            robust = difference([one.robust for one in of], [one.robust for one in against_of])
+            named = (family, tuple(members), reference, tuple(others))
+            found.append(FamilyComparison(*named, dataset, norm, eps, clean, robust))
     return found
 
 
@@ -116,7 +123,8 @@ def flip_signs(differences: Sequence[int]) -> float:
         chances = convolve(chances, steps, method="direct")
     total = int((sizes * counts).sum())
     sums = np.abs(2 * np.arange(total + 1) - total)
-    return min(1.0, float(chances[sums >= abs(sum(differences))].clip(0.0).sum()))
+    p = float(chances[sums >= abs(sum(differences))].clip(0.0).sum())
+    return min(1.0, float(f"{p:.12g}"))
 
 
 def permute_seeds(first: Sequence[float], second: Sequence[float]) -> tuple[float, float]:

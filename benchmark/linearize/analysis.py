@@ -55,7 +55,7 @@ def analyse(prepared: Prepared, keep: Keep, advance: Advance) -> Analysis:
             found = _found(prepared, subject, why if means is None else means[1].similarities, known)
         keep(subject, found)
         models.append(found)
-        logger.info("%s: %s", found.model, found.verdict.ruling)
+        logger.info("%s: %s", found.model, "; ".join([found.verdict.ruling, *found.verdict.beside]))
         tick()
     (threat,) = config.threats
     told = f"{ATTACK} at {threat.norm} eps = {show_eps(threat.eps)}"

@@ -158,7 +158,7 @@ def test_bench_analyze_adapt_trains_asks_and_writes(bench: Bench, tmp_path: Path
     other = bench(*command, "--epochs", "2", "--out", tmp_path / "a")
     assert (other.code, other.err) == (
         2,
-        f"error: --out {tmp_path / 'a'} holds another analysis; choose another folder\n",
+        f"error: --out {tmp_path / 'a'} holds another analysis; choose another folder (it differs in epochs)\n",
     )
 
 
@@ -189,9 +189,18 @@ def test_cifar100_leaves_out_a_class_of_every_superclass(tmp_path: Path, monkeyp
     ("arguments", "said"),
     [
         (["--dataset", "digits"], "data set digits has no groups of classes here"),
-        (["--dataset", "fashion-mnist:validation"], "--dataset must be one with training and test images"),
-        (["--dataset", "digits:without=a"], "--dataset must be one with training and test images"),
-        (["--dataset", "npz:a"], "--dataset must be one with training and test images"),
+        (
+            ["--dataset", "fashion-mnist:validation"],
+            "--dataset must be a whole data set that has training and test images, one of fashion-mnist, ",
+        ),
+        (
+            ["--dataset", "digits:without=a"],
+            "--dataset must be a whole data set that has training and test images, one of fashion-mnist, ",
+        ),
+        (
+            ["--dataset", "npz:a"],
+            "--dataset must be a whole data set that has training and test images, one of fashion-mnist, ",
+        ),
         (["--method", "foo"], "unknown method 'foo'; known: standard, robust, grouped, clustering"),
         (["--shots", "0"], "--shots must be at least 1, got 0"),
         (["--seed", "-1"], "--seed must be from 0 to 2147483647, got -1"),

@@ -81,7 +81,10 @@ def test_the_validation_images_are_those_that_recipes_hold_out() -> None:
     assert torch.equal(found.x, held.x_val)
     assert torch.equal(found.y, held.y_val)
     assert found.name == "digits:validation"
-    assert "known are digits:validation" in _refused("digits:train")
+    assert "known are digits:validation and digits:without=CLASS,CLASS..., not both at once" in _refused("digits:train")
+    assert "expected class numbers, as in without=6,8, and nothing after them" in _refused(
+        "digits:without=3:validation"
+    )
     with pytest.raises(RequestError, match="to attack and not to train on"):
         load("digits:validation", None, "train")
 

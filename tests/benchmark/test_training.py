@@ -41,10 +41,12 @@ def archive(path: Path, n: int = 40, **how: Any) -> str:
     return f"npz:{path}"
 
 
-def trained(bench: Bench, recipe: str, dataset: str, *more: str | Path) -> tuple[Finished, ModelCard]:
-    done = bench("train", recipe, "--dataset", dataset, "--out", "w.safetensors", *more)
+def trained(
+    bench: Bench, recipe: str, dataset: str, *more: str | Path, out: str = "w.safetensors"
+) -> tuple[Finished, ModelCard]:
+    done = bench("train", recipe, "--dataset", dataset, "--out", out, *more)
     assert done.code == 0, done.err
-    return done, read_card(Path("w.safetensors"))
+    return done, read_card(Path(out))
 
 
 def test_resnet18_is_trained_on_cifar10_q75_from_the_data_root(bench: Bench, tmp_path: Path) -> None:
@@ -193,7 +195,7 @@ def test_a_warm_start_from_other_data_is_on_the_card(bench: Bench, tmp_path: Pat
     _, card = trained(bench, "nominal-kmeans-head", mine, *warm)
     assert card.notes == (f"the warm start {start} was trained on npz:other.npz, not on npz:mine.npz",)
     assert json.loads(Path("w.json").read_text())["notes"] == list(card.notes)
-    assert trained(bench, "nominal-kmeans-head", other, *warm)[1].notes == ()
+    assert trained(bench, "nominal-kmeans-head", other, *warm, out="same.safetensors")[1].notes == ()
     three = archive(tmp_path / "three.npz", classes=3)
     assert (
         "has 2 classes, data set npz:three.npz 3"
@@ -308,6 +310,7 @@ def test_grouped_recipes_take_groups_by_setting_or_say_that_none_ship(bench: Ben
         "groups=0/1,2",
         "--set",
         "warm_start=w.safetensors",
+        out="started.safetensors",
     )
     assert (card.settings["groups"], card.clusters) == ("0/1,2", 6)
 
@@ -333,3 +336,24 @@ def test_what_the_card_tells_is_told_at_the_end_too(bench: Bench, tmp_path: Path
     assert note.startswith("7 of 10 clusters had no member")
     assert f"note: {note}\n" in done.out
     assert "Warning" not in done.err
+
+
+def test_weights_of_another_training_are_not_trained_over(bench: Bench, tmp_path: Path) -> None:
+    done, _ = trained(bench, "nominal", "digits:without=3,5", *ONE_EPOCH)
+    assert done.out.splitlines()[-1] == "evaluate it: bench run --model w.safetensors --dataset digits:without=3,5"
+    before = Path("w.safetensors").read_bytes()
+    command = ["train", "nominal", "--dataset", "digits", *ONE_EPOCH, "--out", "w.safetensors"]
+    other = bench(*command)
+    held = "bench train nominal --dataset digits:without=3,5 --seed 0 --set epochs=1"
+    assert other.err == f"error: --out w.safetensors holds another training ({held}); choose another --out\n"
+    for one in (["--seed", "1"], ["--set", "epochs=2"]):
+        changed = bench(
+            "train", "nominal", "--dataset", "digits:without=3,5", *ONE_EPOCH, *one, "--out", "w.safetensors"
+        )
+        assert "holds another training" in changed.refused()
+    assert Path("w.safetensors").read_bytes() == before
+    trained(bench, "nominal", "digits:without=5,3", *ONE_EPOCH)
+    Path("w.json").unlink()
+    assert "w.safetensors exists and is no training of nominal" in bench(*command).refused()
+    Path("w.training").mkdir()  # what a kill between the weights and their card leaves
+    assert bench(*command).code == 0

@@ -76,6 +76,7 @@ def test_members_go_by_name_or_number(tmp_path: Path) -> None:
 
 
 WRONG = {
+    "{classes: [0, 1], groups: {a: [0], b: [1]}}": "classes.0: must be a name, in quotes where it looks like a number",
     "group: {a: [0]}": "unknown field group; known: groups, classes, datasets, reason",
     "{groups: {a: [0, 1], b: [2]}}": "class '3' is in no group (1 of 4 are in none)",
     "{groups: {a: [0, 1], b: [1, 2, 3]}}": "class '1' is in 'a' and in 'b'",

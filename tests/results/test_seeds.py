@@ -113,7 +113,8 @@ def test_a_run_is_compared_by_family() -> None:
     units, records = run()
     for name in ("a", "a-seed1"):
         (found,) = compare_families(units, records, name)
-        assert (found.family, found.against) == ("b", "a")
+        assert (found.family, found.members) == ("b", ("b-seed1", "b-seed2"))
+        assert (found.against, found.members_against) == ("a", ("a", "a-seed1"))
         assert found.robust.accuracies == (0.5, 0.0)
         assert found.robust.accuracies_against == (0.5, 0.75)
         assert found.clean.difference == pytest.approx(0.75 - 0.875)
@@ -133,5 +134,9 @@ def test_formats_hold_the_same_numbers() -> None:
         assert "25.00 (0.00 to 50.00)" in text
         assert "62.50 (50.00 to 75.00)" in text
         assert "-37.50 (" in text
+        assert "a: a, a-seed1; b: b-seed1, b-seed2" in text
     assert json.loads(FORMATS["json"](found))[0]["robust"]["accuracies"] == [0.5, 0.0]
-    assert "robust.p_seeds" in FORMATS["csv"](found).splitlines()[0]
+    header, line = FORMATS["csv"](found).splitlines()
+    cells = dict(zip(header.split(","), line.split(","), strict=True))
+    assert (cells["members"], cells["robust.accuracies"]) == ("b-seed1 b-seed2", "0.5 0.0")
+    assert float(cells["robust.p_seeds"]) == found[0].robust.p_seeds
