@@ -205,7 +205,7 @@ def _check_found(protocol: Protocol, folder: Path, data_root: Path | None) -> No
     """The folder belongs to a request, and the request does not say where the images come from."""
     for left_out in protocol.splits:
         found = [
-            (training.weights(folder), card)
+            (training, card)
             for training in in_order(protocol.trainings(left_out).values())
             if (card := training.card(folder)) is not None
         ]
@@ -213,9 +213,16 @@ def _check_found(protocol: Protocol, folder: Path, data_root: Path | None) -> No
             continue
         name = f"{protocol.dataset}:without={split_key(left_out)}"
         images = datasets.load(name, data_root, "train").sha256
-        for weights, card in found:
+        for training, card in found:
+            weights = training.weights(folder)
             if card.data_sha256 != images:
                 raise RequestError(f"{weights} was trained on other images of {name} than these; give another --out")
+            for start in training.needs:
+                if start.card(folder) is None:
+                    raise RequestError(
+                        f"{weights} began from {start.weights(folder)}, which is gone; remove it and its card as well, "
+                        "or give another --out"
+                    )
 
 
 def count_trainings(protocol: Protocol) -> int:

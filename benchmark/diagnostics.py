@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from attacks.gradient import slope
 from attacks.losses import margin
 from benchmark.cheap_copy import CALIBRATION
-from benchmark.datasets import Dataset
+from benchmark.datasets import DATASETS, Dataset
 from benchmark.instrument import CPU_SHAPE, FixedBatch, instrument
 from benchmark.judge import predict
 from model_zoo.adapter import Normalise, judged_by
@@ -63,6 +63,7 @@ def model_flags(loaded: LoadedModel, dataset: Dataset, device: torch.device) -> 
         flags += flat(attacked, few, of_few)
         flags += without_normalisation(judged, x, y)
         flags += below_its_card(loaded, judged, dataset, x, y)
+        flags += on_other_images(loaded, dataset)
     return flags
 
 
@@ -205,6 +206,16 @@ def below_its_card(loaded: LoadedModel, model: FixedBatch, dataset: Dataset, x: 
     if _at_most(right, n, card.clean_accuracy) > SIGNIFICANCE:
         return []
     return [told.CARD.say(count=right, n=n, accuracy=f"{100 * card.clean_accuracy:.2f}")]
+
+
+def on_other_images(loaded: LoadedModel, dataset: Dataset) -> list[str]:
+    """Attacked on a data set by name that is not the one of the card; of a user's files nobody knows."""
+    if loaded.card is None:
+        return []
+    trained, here = (name.partition(":")[0] for name in (loaded.card.dataset, dataset.name))
+    if trained == here or not {trained, here} <= DATASETS.keys():
+        return []
+    return [told.OTHER_IMAGES.say(trained=trained, dataset=here)]
 
 
 def _of(flag: told.Told, marks: Bool[Tensor, " n"]) -> list[str]:

@@ -69,6 +69,10 @@ CHECKS: dict[str, Check] = {
         "The model here is not the one that the card measured, or sees other inputs",
         "Look for the data set, the normalisation and the weights of the card",
     ),
+    "other-images": Check(
+        "A model is not made for images that it was not trained on, and its numbers on them say little of it",
+        "Give the data set of its card by --dataset, unless that is what is to be measured",
+    ),
     "guessing": Check(
         "Answering one class always does as well, and no attack moves an answer that does not look",
         "Look for the labels' order and the normalisation",
@@ -212,6 +216,7 @@ NORMALISATION = Told(
     True,
 )
 CARD = Told("below-card", V, "{count} of {n} images are classified correctly, the model's card says {accuracy} %", True)
+OTHER_IMAGES = Told("other-images", N, "trained on {trained}, attacked on images of {dataset}", True)
 PROBABILITIES = Told("probabilities", B, "the outputs are probabilities on {count} of {n} images", True)
 SCORES = Told(
     "raw-scores",
@@ -233,6 +238,7 @@ TOLD: tuple[Told, ...] = (
     Told("training-mode", N, "the model was in training mode; it was evaluated in eval mode", True),
     NORMALISATION,
     CARD,
+    OTHER_IMAGES,
     PROBABILITIES,
     SCORES,
     UNIT_SCORES,

@@ -125,6 +125,10 @@ def test_models_are_trained_once_and_asked_for_groups(tmp_path: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
     assert adapt(one, tmp_path, None, CPU, lambda: None) == found
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")} == before
+    (robust,) = (tmp_path / "trained").glob("pgd-at-*.json")
+    robust.unlink()
+    with pytest.raises(RequestError, match=r"clustr-at-.* began from .*pgd-at-.*, which is gone"):
+        adapt(one, tmp_path, None, CPU, lambda: None)
 
 
 def test_models_of_other_images_are_not_taken_for_those_of_these(

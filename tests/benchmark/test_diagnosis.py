@@ -28,7 +28,7 @@ from model_zoo.registry import LoadedModel
 from model_zoo.registry import load as load_zoo
 from results.aggregate import UnsoundError
 from results.diagnosis import broken_by, findings
-from results.findings import Finding, Severity
+from results.findings import Finding, Severity, read_flag
 from results.leaderboard import Row, leaderboard
 from results.records import Verdict
 from results.store import Store
@@ -190,6 +190,27 @@ def test_a_model_far_below_its_card(data: Dataset, many: Dataset) -> None:
     assert flags == [told]
     honest = card.model_copy(update={"clean_accuracy": right / CALIBRATION + 0.02})
     assert model_flags(loaded(model, card=honest), many, CPU) == []
+
+
+@pytest.mark.parametrize(
+    ("trained", "told"),
+    [
+        ("mnist", ["trained on mnist, attacked on images of digits"]),
+        ("mnist:without=1,2", ["trained on mnist, attacked on images of digits"]),
+        ("digits", []),
+        ("digits:without=3", []),
+        ("npz:mine.npz", []),
+    ],
+)
+def test_a_model_of_another_data_set_is_told(data: Dataset, trained: str, told: list[str]) -> None:
+    whole = load_zoo("nominal")
+    assert whole.card is not None
+    card = whole.card.model_copy(update={"dataset": trained, "clean_accuracy": None})
+    assert model_flags(loaded(means_of(data), card=card), data, CPU) == told
+    assert model_flags(loaded(means_of(data)), data, CPU) == []
+    for flag in told:
+        found = read_flag(flag, "a", "pgd20")
+        assert (found.check, found.severity, found.attack) == ("other-images", N, None)
 
 
 def test_probabilities_as_logits(data: Dataset) -> None:

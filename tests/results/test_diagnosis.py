@@ -192,6 +192,8 @@ NUMBERS: dict[str, object] = {
     "without": 1,
     "accuracy": "91.20",
     "nearest": 4,
+    "trained": "mnist",
+    "dataset": "digits",
     "what": "There are 3 points with zero gradient! This might lead to unreliable evaluation.",
 }
 
