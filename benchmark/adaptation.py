@@ -155,7 +155,7 @@ def splits(groups: Groups, count: int, seed: int) -> tuple[tuple[int, ...], ...]
 def adapt(protocol: Protocol, folder: Path, data_root: Path | None, device: torch.device, trained: Done) -> Adaptation:
     """Train what is not there, then measure; `trained` is called after each training.
 
-    RequestError, before any work, for models in the folder that were trained on other images.
+    RequestError, before any work, for models in the folder that were trained on other images or whose start is gone.
     """
     _check_found(protocol, folder, data_root)
     test = datasets.load(protocol.dataset, data_root, "test")
@@ -202,7 +202,7 @@ def adapt(protocol: Protocol, folder: Path, data_root: Path | None, device: torc
 
 
 def _check_found(protocol: Protocol, folder: Path, data_root: Path | None) -> None:
-    """The folder belongs to a request, and the request does not say where the images come from."""
+    """RequestError for what the folder's request does not rule out: other images, and a start that is gone."""
     for left_out in protocol.splits:
         found = [
             (training, card)

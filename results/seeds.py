@@ -5,8 +5,8 @@ these (the samples are random, the networks given), and do the trainings differ 
 """
 
 import itertools
+import math
 import re
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -18,7 +18,8 @@ from results.paired import Standing, interval, standings
 from results.records import UnitRecord, WorkUnit
 
 _SEED = re.compile(r"-seed\d+(?=$|[@.:])")
-_ROUNDING = 1e-9
+MOST_DEALT = 99_999
+"""Ways to deal seeds to two families that are gone through one by one: nine seeds against nine, say, are fewer."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def difference(first: Sequence[Mapping[int, bool]], second: Sequence[Mapping[int
         float(each.mean()),
         *interval(n, float(each.sum()), float((each**2).sum())),
         flip_signs(by_sample.tolist()),
-        *permute_seeds(accuracies, others),
+        *permute_seeds(ours.sum(axis=1).tolist(), theirs.sum(axis=1).tolist()),
     )
 
 
@@ -115,7 +116,8 @@ def flip_signs(differences: Sequence[int]) -> float:
     Of differences 1, 0 and -1 it is the exact McNemar test. Those of one size v, c of them, sum to v (2 B - c), B
     binomial; sizes are convolved.
     """
-    sizes, counts = np.unique([abs(one) for one in differences if one], return_counts=True)
+    common = math.gcd(*differences) or 1
+    sizes, counts = np.unique([abs(one) // common for one in differences if one], return_counts=True)
     chances = np.ones(1)
     for size, count in zip(sizes.tolist(), counts.tolist(), strict=True):
         steps = np.zeros(size * count + 1)
@@ -123,21 +125,24 @@ def flip_signs(differences: Sequence[int]) -> float:
         chances = convolve(chances, steps, method="direct")
     total = int((sizes * counts).sum())
     sums = np.abs(2 * np.arange(total + 1) - total)
-    p = float(chances[sums >= abs(sum(differences))].clip(0.0).sum())
+    p = float(chances[sums >= abs(sum(differences)) // common].clip(0.0).sum())
     return min(1.0, float(f"{p:.12g}"))
 
 
-def permute_seeds(first: Sequence[float], second: Sequence[float]) -> tuple[float, float]:
+def permute_seeds(first: Sequence[int], second: Sequence[int]) -> tuple[float, float]:
     """How often a difference of means is at least as large over all ways to deal the seeds to two families.
 
-    Two-sided. With it the least that so many seeds can give.
+    `first` and `second` count each seed's samples that stand. Two-sided, and with it the least p that so many seeds can
+    give. Where there are more than MOST_DEALT ways, so many are drawn, and the seen one is counted with them.
     """
-    pooled = [*first, *second]
-    seen = abs(statistics.mean(first) - statistics.mean(second)) - _ROUNDING
-    reached = []
-    for chosen in itertools.combinations(range(len(pooled)), len(first)):
-        ours = [pooled[i] for i in chosen]
-        theirs = [pooled[i] for i in range(len(pooled)) if i not in chosen]
-        reached.append(abs(statistics.mean(ours) - statistics.mean(theirs)) >= seen)
-    both_ways = 2 if len(first) == len(second) else 1
-    return sum(reached) / len(reached), min(1.0, both_ways / len(reached))
+    ours, theirs, pooled = len(first), len(second), np.array([*first, *second], dtype=np.int64)
+    ways = math.comb(ours + theirs, ours)
+    if ways <= MOST_DEALT:
+        sums = np.array([sum(dealt) for dealt in itertools.combinations(pooled.tolist(), ours)])
+        least = min(1.0, (2 if ours == theirs else 1) / ways)
+    else:
+        drawn = np.random.default_rng(0).permuted(np.tile(pooled, (MOST_DEALT, 1)), axis=1)
+        sums = np.append(drawn[:, :ours].sum(axis=1), sum(first))
+        least = 1 / len(sums)
+    apart = np.abs(theirs * sums - ours * (pooled.sum() - sums))  # whole numbers, so that ties are ties
+    return float(np.mean(apart >= abs(theirs * sum(first) - ours * sum(second)))), least

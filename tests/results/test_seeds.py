@@ -11,7 +11,7 @@ import pytest
 from results.paired import pair
 from results.records import UnitRecord, WorkUnit
 from results.render_seeds import FORMATS
-from results.seeds import compare_families, difference, family_of, flip_signs, permute_seeds
+from results.seeds import MOST_DEALT, compare_families, difference, family_of, flip_signs, permute_seeds
 from tests.results.builders import record, unit
 
 
@@ -64,20 +64,31 @@ def test_several_seeds_are_held_by_their_means() -> None:
 
 
 @pytest.mark.parametrize(
-    ("first", "second", "p", "least"),
+    ("first", "second", "least"),
     [
-        ((0.9, 0.8, 0.85), (0.7, 0.6, 0.65), 2 / 20, 2 / 20),
-        ((0.9, 0.85), (0.7,), 1 / 3, 1 / 3),
-        ((0.8, 0.7), (0.7, 0.8), 1.0, 2 / 6),
-        ((0.9, 0.6, 0.85), (0.7, 0.8, 0.65), 14 / 20, 2 / 20),
+        ((90, 80, 85), (70, 60, 65), 2 / 20),
+        ((90, 85), (70,), 1 / 3),
+        ((80, 70), (70, 80), 2 / 6),
+        ((90, 60, 85), (70, 80, 65), 2 / 20),
+        ((81, 82), (81, 82, 80, 79), 1 / 15),
+        ((90,), (70,), 1.0),
     ],
 )
-def test_seeds_are_dealt_in_every_way(
-    first: tuple[float, ...], second: tuple[float, ...], p: float, least: float
-) -> None:
+def test_seeds_are_dealt_in_every_way(first: tuple[int, ...], second: tuple[int, ...], least: float) -> None:
+    pooled, share = [*first, *second], len(first) / len(second)
+    sums = [sum(dealt) for dealt in itertools.combinations(pooled, len(first))]
+    seen = abs(sum(first) - share * sum(second))
+    expected = sum(abs(one - share * (sum(pooled) - one)) >= seen - 1e-9 for one in sums) / len(sums)
     found = permute_seeds(first, second)
-    assert found[0] == pytest.approx(p)
+    assert found[0] == pytest.approx(expected)
     assert found[1] == pytest.approx(least)
+    assert found[0] >= found[1] - 1e-12
+
+
+def test_of_too_many_ways_to_deal_seeds_some_are_drawn() -> None:
+    p, least = permute_seeds(range(80, 92), range(60, 72))  # 2.7 million ways
+    assert p == least == 1 / (MOST_DEALT + 1)
+    assert permute_seeds([80, 81] * 6, [81, 80] * 6)[0] == 1.0
 
 
 def _drawn(chance: random.Random, shares: list[float]) -> dict[int, bool]:
