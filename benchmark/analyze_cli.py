@@ -27,6 +27,10 @@ def linearize(
         str | None, typer.Option(help="Data set by name, npz:FILE or folder:DIR; default: that of the models' cards.")
     ] = None,
     groups: Annotated[Path | None, typer.Option(help="YAML of groups of classes; default: those that ship.")] = None,
+    standard: Annotated[
+        str | None,
+        typer.Option(help="Standard model to hold all against; default: one named or of the zoo, where a card fits."),
+    ] = None,
     bn: Annotated[str, typer.Option(help="Batch norm: drop, fold (its eval-mode scale stays), or both.")] = "both",
     samples: Annotated[int, typer.Option(help="How many test images to attack, from the first on.")] = 1000,
     norm: Annotated[str, typer.Option(help="Norm of the attack: linf, l2 or l1.")] = "linf",
@@ -54,7 +58,18 @@ def linearize(
     if groups is not None and not os.path.lexists(groups):
         raise RequestError(f"--groups {groups}: no such file")
     options = Options(
-        tuple(models), dataset, groups, MODES[bn], samples, starts, seed, norm, eps, choose_device(device), data_root
+        tuple(models),
+        dataset,
+        groups,
+        MODES[bn],
+        samples,
+        starts,
+        seed,
+        norm,
+        eps,
+        choose_device(device),
+        data_root,
+        standard,
     )
     prepared = prepare(options)
     folder = Folder(out or Path("runs") / f"linearize-{prepared.fingerprint()}", prepared)

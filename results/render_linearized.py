@@ -1,6 +1,7 @@
 """What `bench analyze linearize` prints: what became of each network, a table with a verdict a model, and the rule."""
 
 import textwrap
+from collections.abc import Sequence
 from io import StringIO
 
 import numpy as np
@@ -11,6 +12,7 @@ from rich.text import Text
 
 from results.clustering_effect import Effect, Test
 from results.clustering_verdict import LEVEL
+from results.effect_families import FamilyEffect, family_effects
 from results.linearized import Analysis, Found
 from results.printable import printable
 
@@ -34,7 +36,7 @@ VERDICT = 30
 
 def terminal(analysis: Analysis) -> str:
     parts = ["\n".join(_done(one, analysis)) for one in analysis.models]
-    parts += [_title(analysis), _grid(analysis).rstrip("\n")]
+    parts += [_title(analysis), _grid(analysis), *_families(family_effects(analysis.models))]
     missing = [f"{one.model}: {why}" for one in analysis.models for why in one.missing]
     if missing:
         parts.append("\n".join(_wrapped(f"not to be had: {line}") for line in missing))
@@ -88,7 +90,6 @@ def _done(one: Found, analysis: Analysis) -> list[str]:
 
 
 def _grid(analysis: Analysis) -> str:
-    console = Console(file=StringIO(), width=400, legacy_windows=False)  # or columns would be cropped
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for name in COLUMNS:
         table.add_column(name, no_wrap=True)
@@ -99,9 +100,32 @@ def _grid(analysis: Analysis) -> str:
         raw, centred = analysis.means
         cells = ["class means", "–", _tested(centred.test), _tested(raw.test), *["–"] * 4]
         table.add_row(*map(Text, [*cells, _tree(centred), "–", "a control"]))
-    console.print(table)
-    assert isinstance(console.file, StringIO)
-    return "\n".join(line.rstrip() for line in console.file.getvalue().splitlines()).strip("\n")
+    return _drawn(table)
+
+
+def _drawn(table: Table) -> str:
+    file = StringIO()
+    Console(file=file, width=400, legacy_windows=False).print(table)  # narrower, columns would be cropped
+    return "\n".join(line.rstrip() for line in file.getvalue().splitlines()).strip("\n")
+
+
+def _families(found: Sequence[FamilyEffect]) -> list[str]:
+    """Seeds of one training against those of another; nothing where there are no such families."""
+    if not found:
+        return []
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for name in ("family", "bn", "S of its seeds", "over the standard model's", "p seeds (least)"):
+        table.add_column(name, no_wrap=True)
+    for one in found:
+        ours, theirs = (" ".join(f"{value:+.2f}" for value in side) for side in (one.values, one.values_against))
+        over = f"{one.difference:+.2f} ({printable(one.against)}: {theirs})"
+        table.add_row(*map(Text, [printable(one.family), one.bn, ours, over, f"{_p(one.p)} ({one.least:.2g})"]))
+    told = (
+        "NAME, NAME-seed1, ... are one family. p seeds asks of trainings, not of one network: two-sided, how often the "
+        "means of S are as far apart when the seeds are dealt to the two families in every way; in brackets the least "
+        "p that so many seeds can give."
+    )
+    return [_drawn(table), _wrapped(told)]
 
 
 def _cells(one: Found) -> list[str]:

@@ -132,8 +132,9 @@ def flip_signs(differences: Sequence[int]) -> float:
 def permute_seeds(first: Sequence[int], second: Sequence[int]) -> tuple[float, float]:
     """How often a difference of means is at least as large over all ways to deal the seeds to two families.
 
-    `first` and `second` count each seed's samples that stand. Two-sided, and with it the least p that so many seeds can
-    give. Where there are more than MOST_DEALT ways, so many are drawn, and the seen one is counted with them.
+    `first` and `second` have a whole number a seed, such as its samples that stand. Two-sided, and with it the least p
+    that so many seeds can give. Where there are more than MOST_DEALT ways, so many are drawn, and the seen one is
+    counted with them.
     """
     ours, theirs, pooled = len(first), len(second), np.array([*first, *second], dtype=np.int64)
     ways = math.comb(ours + theirs, ours)

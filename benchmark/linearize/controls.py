@@ -1,6 +1,7 @@
 """What a clustering effect is held against: random initialisations, class-mean images, the standard model."""
 
 import copy
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float, Int
@@ -15,7 +16,7 @@ from model_zoo.kmeans import KMeansClassifier
 from model_zoo.learned_map import LearnedMap, LearnedMapClassifier
 from model_zoo.magnet import MagnetClassifier
 from model_zoo.recipes.cluster_index import all_features
-from model_zoo.registry import LoadedModel, zoo_cards
+from model_zoo.registry import LoadedModel, load, zoo_cards
 from model_zoo.weights import ModelCard
 
 STARTS = 39
@@ -80,22 +81,36 @@ def features_of(model: nn.Module, dataset: Dataset) -> Float[Tensor, "n d"] | No
     return torch.cat(seen).float() if whole else None
 
 
-def standard_of(loaded: LoadedModel) -> str | None:
-    """The name of the standard model of the same architecture and data; None for the standard model itself.
+def standard_of(loaded: LoadedModel, given: Sequence[LoadedModel]) -> LoadedModel | None:
+    """The standard model of the same architecture and data, batch norm unfolded; None for a standard model itself.
 
-    NoControl where there is none.
+    Sought among the models `given`, then in the zoo; of several seeds the model's own, else the least. NoControl where
+    there is none.
     """
     card = loaded.card
     if card is None:
-        raise NoControl("standard model: no card says which architecture and data it has")
+        raise NoControl("standard model: no card says which architecture and data it has; name one by --standard")
     if card.architecture is None:
         raise NoControl("standard model: it has no network")
     if card.recipe == STANDARD:
         return None
-    for name, other in zoo_cards().items():
-        if (other.recipe, other.architecture, other.dataset) == (STANDARD, card.architecture, card.dataset):
-            return name
-    raise NoControl(f"standard model: the zoo has no {card.architecture} trained by {STANDARD} on {card.dataset}")
+
+    def rank(other: ModelCard) -> tuple[bool, int]:
+        return other.seed != card.seed, other.seed
+
+    def fits(other: ModelCard) -> bool:
+        return (other.recipe, other.architecture, other.dataset) == (STANDARD, card.architecture, card.dataset)
+
+    among = [(rank(one.card), one) for one in given if one.card is not None and fits(one.card)]
+    if among:
+        return min(among, key=lambda pair: pair[0])[1]
+    shipped = [(rank(other), name) for name, other in zoo_cards().items() if fits(other)]
+    if shipped:
+        return load(min(shipped)[1], fold=False)
+    raise NoControl(
+        f"standard model: neither the models named nor the zoo have a {card.architecture} trained by {STANDARD} on "
+        f"{card.dataset}; name one by --standard"
+    )
 
 
 def _initialise(module: nn.Module, card: ModelCard | None, seed: int) -> None:

@@ -12,7 +12,8 @@ from benchmark.analysis_folder import open_folder, refuse_foreign
 from benchmark.linearize.request import Prepared, Subject
 from benchmark.linearize.rewrite import Change
 from results.clustering_effect import Effect, newick
-from results.linearized import Analysis, Found, as_json, matrix_csv
+from results.linearized import Analysis, Found, matrix_csv
+from results.linearized_json import as_json
 from results.store import pack, write_whole
 
 KIND = "bench analyze linearize"

@@ -36,7 +36,11 @@ Rows = Mapping[BatchNorm, ClassRows]
 
 @dataclass(frozen=True)
 class Options:
-    """As the command line gives them; `dataset` None is that of the models' cards, `groups` None those that ship."""
+    """As the command line gives them.
+
+    `dataset` None is that of the models' cards, `groups` None those that ship, `standard` None for each model the one
+    that `controls.standard_of` finds.
+    """
 
     models: tuple[str, ...]
     dataset: str | None = None
@@ -49,6 +53,7 @@ class Options:
     eps: str = "8/255"
     device: torch.device = CPU
     data_root: Path | None = None
+    standard: str | None = None
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,7 @@ class Prepared:
         return {
             "configuration": self.attacked.config.identity(),
             "weights": {one.loaded.name: one.loaded.sha256 for one in self.subjects},
+            "standards": {one.loaded.name: one.standard for one in self.subjects},
             "data_sha256": self.dataset.sha256,
             "classes": list(self.groups.classes),
             "groups": dict(zip(self.groups.classes, (self.groups.names[g] for g in self.groups.labels), strict=True)),
@@ -97,8 +103,8 @@ class Prepared:
 
 def prepare(options: Options) -> Prepared:
     """Load and linearise everything that is named; RequestError, one line, for the first thing that does not work."""
-    for name in (*options.models, *([options.dataset] if options.dataset else [])):
-        if has_controls(name):
+    for name in (*options.models, options.dataset, options.standard):
+        if name is not None and has_controls(name):
             raise RequestError(f"names cannot hold control characters, got {name!r}")
     if options.starts < 0:
         raise RequestError(f"--starts must be 0 or more, got {options.starts}")
@@ -112,9 +118,10 @@ def prepare(options: Options) -> Prepared:
     }
     build_config(content, {})
     plain = [_loaded(name, fold=False) for name in options.models]
+    standard = None if options.standard is None else _loaded(options.standard, fold=False)
     content["dataset"] = options.dataset or _dataset_of(plain)
     config = build_config(content, {})
-    for one in plain:
+    for one in plain if standard is None else [*plain, standard]:
         _check_classes(one, config.dataset)
     if config.dataset.partition(":")[0] not in (*DATASETS, "npz", "folder"):
         datasets.load(config.dataset, options.data_root)  # says what is known
@@ -126,20 +133,22 @@ def prepare(options: Options) -> Prepared:
         raise RequestError(str(error)) from None
     folded = tuple(_on(one, options.device) for one in plain)
     attacked = check_request(config, dataset, folded, options.device)
-    subjects = tuple(_subject(one, dataset, groups, options.modes) for one in plain)
+    named = plain if standard is None else [*plain, standard]
+    rows = {one.name: _with_directions(one, dataset, groups, options.modes) for one in named}
+    subjects = tuple(_subject(one, plain, standard, rows, dataset, options.modes) for one in plain)
     return Prepared(attacked, options.device, groups, options.modes, options.starts, subjects)
 
 
 def rows_of(loaded: LoadedModel, dataset: Dataset, modes: Sequence[BatchNorm]) -> Rows:
     """The rows in each mode; RequestError names the model and the operation that has no linear stand-in."""
     try:
-        return {bn: class_rows(loaded.model, dataset.x[0], bn) for bn in modes}
+        return {bn: class_rows(judged_by(loaded.model), dataset.x[0], bn) for bn in modes}
     except NotLinearizable as error:
         raise RequestError(f"model {loaded.name} cannot be linearised: {error}") from error
 
 
-def _subject(loaded: LoadedModel, dataset: Dataset, groups: Groups, modes: Sequence[BatchNorm]) -> Subject:
-    loaded = dataclasses.replace(loaded, model=judged_by(loaded.model))
+def _with_directions(loaded: LoadedModel, dataset: Dataset, groups: Groups, modes: Sequence[BatchNorm]) -> Rows:
+    """The rows of a model that was named; RequestError unless there is one a class and each has a direction."""
     rows = rows_of(loaded, dataset, modes)
     for bn, found in rows.items():
         if len(found.classes) != len(groups.classes):
@@ -152,13 +161,28 @@ def _subject(loaded: LoadedModel, dataset: Dataset, groups: Groups, modes: Seque
                 cosines(found.classes, centred)
         except ValueError as error:
             raise RequestError(f"model {loaded.name}, batch norm {bn}: {error}, and has no cosines") from None
+    return rows
+
+
+def _subject(
+    loaded: LoadedModel,
+    given: Sequence[LoadedModel],
+    named: LoadedModel | None,
+    rows: dict[str, Rows],
+    dataset: Dataset,
+    modes: Sequence[BatchNorm],
+) -> Subject:
+    """A model of `given` beside the standard model that was `named`, or else that can be found."""
+    subject = Subject(dataclasses.replace(loaded, model=judged_by(loaded.model)), rows[loaded.name])
     try:
-        standard = standard_of(loaded)
-        if standard is None:
-            return Subject(loaded, rows)
-        return Subject(loaded, rows, standard, rows_of(_loaded(standard, fold=False), dataset, modes))
+        standard = named or standard_of(loaded, given)
+        if standard is None or standard.name == loaded.name:
+            return subject
+        if standard.name not in rows:
+            rows[standard.name] = rows_of(standard, dataset, modes)
+        return dataclasses.replace(subject, standard=standard.name, standard_rows=rows[standard.name])
     except (NoControl, RequestError) as error:
-        return Subject(loaded, rows, missing=(str(error),))
+        return dataclasses.replace(subject, missing=(str(error),))
 
 
 def _loaded(name: str, fold: bool) -> LoadedModel:

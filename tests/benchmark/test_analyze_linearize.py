@@ -165,6 +165,44 @@ def test_the_zoo_is_held_against_its_standard_model(zoo: Analysis) -> None:
     assert all(one.head is not None and one.distances is not None for one in zoo.models)
 
 
+def with_card(like: str, name: str, **changes: object) -> LoadedModel:
+    """A model of the zoo as if it were another's."""
+    one = load(like, fold=False)
+    assert one.card is not None
+    return dataclasses.replace(one, name=name, card=one.card.model_copy(update=changes))
+
+
+def test_the_standard_model_is_sought_among_those_named_then_in_the_zoo() -> None:
+    elsewhere = {"dataset": "cifar10-q75"}
+    robust = with_card("pgd-at", "q75/pgd-at", **elsewhere, seed=2)
+    others = [with_card("nominal", f"q75/nominal-{seed}", **elsewhere, seed=seed) for seed in (3, 0, 2)]
+    wider = with_card("nominal", "q75/wide", **elsewhere, architecture="resnet18", seed=2)
+
+    def found(*given: LoadedModel) -> str | None:
+        standard = controls.standard_of(robust, (robust, *given))
+        return None if standard is None else standard.name
+
+    assert found(*others, wider) == "q75/nominal-2"  # of the same seed
+    assert found(*others[:2]) == "q75/nominal-0"  # else of the least
+    with pytest.raises(controls.NoControl, match=r"nor the zoo have a small-resnet trained by nominal on cifar10-q75;"):
+        found(wider)
+    own = controls.standard_of(load("pgd-at", fold=False), ())
+    assert own is not None
+    assert own.name == "nominal"
+    assert controls.standard_of(others[0], others) is None
+
+
+def test_a_standard_model_may_be_named_for_models_without_a_card(user_module: Callable[[str], str]) -> None:
+    name = user_module(LINEAR)
+    models = (f"{name}:planted", f"{name}:absent")
+    planted, absent = analysed(models, starts=0, modes=("fold",), standard=f"{name}:absent").models
+    assert (planted.standard, absent.standard) == (f"{name}:absent", None)
+    (mode,), (own,) = planted.modes, absent.modes
+    assert mode.over_standard is not None
+    assert mode.over_standard.statistic == pytest.approx(mode.centred.test.statistic - own.centred.test.statistic)
+    assert own.over_standard is None
+
+
 def test_distances_are_between_class_means_of_the_true_features(zoo: Analysis, clothes: Dataset) -> None:
     model = load("clustr-qtrades").model
     assert isinstance(model, MagnetClassifier)
@@ -329,6 +367,10 @@ def test_features_of_users_networks_are_what_the_last_layer_is_given(clothes: Da
 
 WRONG = {
     ("nominal", "{m}:Gated"): "model {m}:Gated cannot be linearised: ",
+    ("nominal", "--standard", "{m}:Gated"): "model {m}:Gated cannot be linearised: ",
+    ("nominal", "--standard", "{m}:three"): "for 10 classes, model {m}:three has 13",
+    ("nominal", "--standard", "nomnal"): "unknown model 'nomnal'; did you mean nominal",
+    ("nominal", "--standard", "resnet18-w8-mnist"): "was trained on mnist, whose classes are not those of fashion-mn",
     ("{m}:flat",): "the row of class 0 is the mean of all rows",
     ("{m}:three",): "groups fashion-mnist.yaml are for 10 classes, model {m}:three has 13",
     ("nominal", "--bn", "keep"): "--bn must be one of drop, fold, both, got 'keep'",

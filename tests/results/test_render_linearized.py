@@ -9,7 +9,8 @@ import pytest
 from results.clustering_effect import cosines, effect_of, permutation_test
 from results.clustering_verdict import Mode, Ruling, Verdict, judge
 from results.groups import Groups, groups_of
-from results.linearized import Analysis, Found, Told, as_json, matrix_csv
+from results.linearized import Analysis, Found, Told, matrix_csv
+from results.linearized_json import as_json
 from results.misled import misled
 from results.render_linearized import WIDTH, _p, terminal
 
@@ -50,6 +51,23 @@ def test_one_table_with_a_verdict_a_model_and_the_rule_below(analysis: Analysis)
     assert "not to be had: mine: standard model: none" in text
     assert "\x1b" not in text
     assert max(map(len, text[: text.index(" model")].splitlines())) <= WIDTH
+
+
+def test_families_of_seeds_have_a_table_of_their_own(analysis: Analysis) -> None:
+    assert "p seeds" not in terminal(analysis)
+    (one, _) = analysis.models
+    named = [("plain", None), ("plain-seed1", None), ("at", "plain"), ("at-seed1", "plain")]
+    models = tuple(dataclasses.replace(one, model=name, standard=standard) for name, standard in named)
+    several = dataclasses.replace(analysis, models=models)
+    text = " ".join(terminal(several).split())
+    value = f"{one.modes[0].centred.test.statistic:+.2f}"
+    assert f"at drop {value} {value} +0.00 (plain: {value} {value}) 1.000 (0.33)" in text
+    assert "p seeds asks of trainings" in text
+    families = json.loads(as_json(several))["families"]
+    assert [(each["family"], each["against"], each["bn"], each["p"]) for each in families] == [
+        ("at", "plain", "drop", 1.0),
+        ("at", "plain", "fold", 1.0),
+    ]
 
 
 def test_a_long_verdict_is_wrapped_and_not_cropped(analysis: Analysis) -> None:
