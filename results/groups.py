@@ -132,7 +132,10 @@ def read_groups(path: Path) -> GroupsFile:
 
 
 def fitted(found: tuple[str, GroupsFile], dataset: str, class_names: Sequence[str], num_classes: int) -> Groups:
-    """A file's groups of these classes; GroupsError where a class is in no group or in two, or is none."""
+    """A file's groups of these classes; GroupsError where a class is in no group or in two, or is none.
+
+    Also where a name stands for another class than in the data set, or a number is the name of another class.
+    """
     source, content = found
     where = f"groups {source}"
     names = tuple(content.classes or class_names or map(str, range(num_classes)))
@@ -141,6 +144,11 @@ def fitted(found: tuple[str, GroupsFile], dataset: str, class_names: Sequence[st
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise GroupsError(f"{where}: classes: {twice!r} is there twice")
+    for index, name in enumerate(class_names):
+        if name in names and names.index(name) != index:
+            raise GroupsError(
+                f"{where}: classes: {name!r} has the number {names.index(name)} there and {index} in {dataset}"
+            )
     labels: dict[int, str] = {}
     for group, members in content.groups.items():
         for member in members:
@@ -162,6 +170,12 @@ def fitted(found: tuple[str, GroupsFile], dataset: str, class_names: Sequence[st
 def _index(where: str, group: str, member: str | int, names: Sequence[str]) -> int:
     """The class's number."""
     if isinstance(member, int):
+        named = str(member)
+        if named in names and names.index(named) != member:  # folders 0 to 11 come as 0, 1, 10, 11, 2, ...
+            raise GroupsError(
+                f"{where}: groups.{group}: {member} is the name of class {names.index(named)}; write '{member}' in "
+                "quotes for that one, and names for all others"
+            )
         if 0 <= member < len(names):
             return member
         raise GroupsError(f"{where}: groups.{group}: no class {member}, they are numbered 0 to {len(names) - 1}")

@@ -75,6 +75,22 @@ def test_members_go_by_name_or_number(tmp_path: Path) -> None:
     assert written(tmp_path, "{classes: [w, x, y, z], groups: {a: [w, 1], b: [y, z]}}").classes == ("w", "x", "y", "z")
 
 
+def test_names_that_look_like_numbers_are_not_taken_for_places(tmp_path: Path) -> None:
+    """Folders named 0 to 10 come in the order of their letters, where class 2 is the folder 10."""
+    names = tuple(sorted(map(str, range(11))))
+    with pytest.raises(GroupsError, match=r"groups\.low: 2 is the name of class 3; write '2' in quotes for that one"):
+        written(tmp_path, "groups: {low: [0, 1, 2, 3, 4], high: [5, 6, 7, 8, 9, 10]}", 11, names)
+    quoted = "groups: {low: ['0', '1', '2', '3'], high: ['4', '5', '6', '7', '8', '9', '10']}"
+    assert [names[index] for index in written(tmp_path, quoted, 11, names).members(0)] == ["0", "1", "2", "3"]
+
+
+def test_a_file_cannot_put_the_classes_of_a_data_set_in_another_order(tmp_path: Path) -> None:
+    text = "{classes: [cat, apple, dog, bus], groups: {animals: [cat, dog], others: [apple, bus]}}"
+    with pytest.raises(GroupsError, match="classes: 'apple' has the number 1 there and 0 in npz:"):
+        written(tmp_path, text, names=("apple", "bus", "cat", "dog"))
+    assert written(tmp_path, text, names=("Cat", "Apple", "dog", "Bus")).labels == (0, 1, 0, 1)
+
+
 WRONG = {
     "{classes: [0, 1], groups: {a: [0], b: [1]}}": "classes.0: must be a name, in quotes where it looks like a number",
     "group: {a: [0]}": "unknown field group; known: groups, classes, datasets, reason",
