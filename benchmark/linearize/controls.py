@@ -124,6 +124,7 @@ def _initialise(module: nn.Module, card: ModelCard | None, seed: int) -> None:
             if {k: v.shape for k, v in weights.items()} == {k: v.shape for k, v in network.state_dict().items()}:
                 network.load_state_dict(weights)
                 return
+        before = torch.random.get_rng_state()
         for name, part in module.named_modules():
             reset, what = getattr(part, "reset_parameters", None), f"{name or 'the model'} ({type(part).__name__})"
             own = list(part.parameters(recurse=False))
@@ -135,6 +136,8 @@ def _initialise(module: nn.Module, card: ModelCard | None, seed: int) -> None:
                     raise NoControl(f"reset_parameters of {what} leaves some as they are")
             elif own:
                 raise NoControl(f"{what} has no reset_parameters")
+        if torch.equal(before, torch.random.get_rng_state()):  # weights are buffers, say: each start were the model
+            raise NoControl("it has no weights that are drawn at random")
 
 
 def _clustered(model: CentroidClassifier, backbone: nn.Module, dataset: Dataset, seed: int) -> nn.Module:

@@ -305,6 +305,19 @@ class Prototypes(nn.Module):
         return self.logits_from_distances(self.squared_distances(x))
 
 
+class Held(nn.Module):
+    """A linear layer of somebody else's training, held as a buffer."""
+
+    weight: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("weight", torch.randn(784, 10))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1) @ self.weight
+
+
 class Scaled(nn.Linear):
     """Learns more than the layer that it is derived from, which knows nothing of that."""
 
@@ -325,8 +338,14 @@ class Scaled(nn.Linear):
             nn.Sequential(nn.Flatten(), nn.utils.spectral_norm(nn.Linear(784, 10))),
             r"reset_parameters of 1 \(Linear\) leaves some as they are",
         ),
+        (Held(), "it has no weights that are drawn at random"),
+        (nn.Sequential(Held(), nn.BatchNorm1d(10)), "it has no weights that are drawn at random"),
+        (
+            MagnetClassifier(nn.Flatten(), torch.rand(10, 784), torch.arange(10), 1.0, 10),
+            "it has no weights that are drawn at random",
+        ),
     ],
-    ids=["centroids", "subclass", "spectral norm"],
+    ids=["centroids", "subclass", "spectral norm", "buffers", "buffers and batch norm", "pixels"],
 )
 def test_no_random_start_keeps_what_was_trained(clothes: Dataset, model: nn.Module, why: str) -> None:
     loaded = LoadedModel("mine", "mine", model.requires_grad_(False).eval(), "")
