@@ -15,7 +15,7 @@ from torch import Tensor
 
 from benchmark.errors import RequestError
 from benchmark.image_files import Arrays, Split, read_folder, read_idx_pair, read_npz
-from model_zoo.recipes.data import training_samples
+from model_zoo.recipes.data import shuffled, training_samples
 
 EMBEDDED = Path(__file__).parent / "data"
 DEBIAN = Path("/usr/share/datasets")
@@ -71,6 +71,9 @@ def load(name: str, root: Path | None = None, split: Split = "test") -> Dataset:
             raise RequestError(f"data set {name!r} is to attack and not to train on: it is held out of every training")
         images, labels = DATASETS[base](root or DEFAULT_ROOT, "train")
         cut = training_samples(len(labels))
+        order = shuffled(labels)
+        if order is not None and len(images) == len(labels):
+            images, labels = images[order], labels[order]
         return from_arrays(name, images[cut:], labels[cut:], _class_names(base))
     if name.startswith("npz:"):
         path = Path(name.removeprefix("npz:"))

@@ -3,9 +3,11 @@
 import dataclasses
 import itertools
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
+from numpy.typing import NDArray
 from torch import Tensor
 
 VALIDATION_SAMPLES = 5000
@@ -48,19 +50,26 @@ def training_samples(n: int) -> int:
     return n - min(VALIDATION_SAMPLES, n // 5)
 
 
+def shuffled(y: Int[Tensor, " n"] | NDArray[Any]) -> Int[Tensor, " n"] | None:
+    """The order in which images that come class by class, as those of a folder do, are split; None: as they come."""
+    if not bool((y[1:] >= y[:-1]).all()):
+        return None
+    return torch.randperm(len(y), generator=torch.Generator().manual_seed(0))
+
+
 def hold_out(name: str, sha256: str, num_classes: int, x: Tensor, y: Tensor) -> TrainingData:
     """Split off the last images (at most a fifth of them) for validation.
 
-    Images that come class by class, as those of a folder do, are shuffled first. Raises ValueError where that leaves
-    none to validate on, a single class, or a class without a training image.
+    Images that come class by class are `shuffled` first. Raises ValueError where that leaves none to validate on, a
+    single class, or a class without a training image.
     """
     cut = training_samples(len(x))
     if cut == len(x):
         raise ValueError(f"data set {name} has {len(x)} images; at least 5 are needed, a fifth to validate on")
     if num_classes < 2:
         raise ValueError(f"data set {name} has a single class; a classifier needs at least two")
-    if bool((y[1:] >= y[:-1]).all()):
-        order = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))
+    order = shuffled(y)
+    if order is not None:
         x, y = x[order], y[order]
     present = set(y[:cut].unique().tolist())
     absent = list(itertools.islice((c for c in range(num_classes) if c not in present), _SHOWN))

@@ -89,6 +89,19 @@ def test_the_validation_images_are_those_that_recipes_hold_out() -> None:
         load("digits:validation", None, "train")
 
 
+def test_validation_images_of_a_file_sorted_by_class_are_held_out_too(tmp_path: Path) -> None:
+    """Recipes shuffle such a file before they split it: its last images are mostly trained on."""
+    folder = tmp_path / "cifar10-q75"
+    folder.mkdir()
+    images = np.random.default_rng(0).integers(0, 256, (100, 4, 4, 3), dtype=np.uint8)
+    np.savez(folder / "train.npz", images=images, labels=np.arange(100) // 10)
+    train = load("cifar10-q75", tmp_path, "train")
+    held = hold_out("cifar10-q75", train.sha256, 10, train.x, train.y)
+    found = load("cifar10-q75:validation", tmp_path)
+    assert torch.equal(found.x, held.x_val)
+    assert torch.equal(found.y, held.y_val)
+
+
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_a_data_set_without_some_classes_numbers_the_others_anew(split: Split) -> None:
     whole, part = load("digits", None, split), load("digits:without=7,3", None, split)
