@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from sklearn.cluster import KMeans
 from torch import Tensor, nn
 
-from attacks.contract import EmbeddingClassifier
+from attacks.contract import EmbeddingClassifier, LinearHeadClassifier
 from benchmark.datasets import Dataset
 from model_zoo.architectures import build
 from model_zoo.centroids import CentroidClassifier
@@ -64,7 +64,9 @@ def class_means(x: Float[Tensor, "n *image"], y: Int[Tensor, " n"], num_classes:
 def features_of(model: nn.Module, dataset: Dataset) -> Float[Tensor, "n d"] | None:
     """The true features of the first images: the backbone's, or what the last linear layer is given; None without."""
     x = dataset.x[:IMAGES]
-    backbone = getattr(model, "backbone", None) if getattr(model, "last_layer", model) is not None else None
+    known = isinstance(model, CentroidClassifier | EmbeddingClassifier)
+    known |= isinstance(model, LinearHeadClassifier) and model.last_layer is not None
+    backbone = getattr(model, "backbone", None) if known else None  # a user's may be given other than the images
     if isinstance(backbone, nn.Module):
         return all_features(backbone, x, torch.device("cpu"))
     layers = [part for part in model.modules() if isinstance(part, nn.Linear)]

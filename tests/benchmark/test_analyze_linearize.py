@@ -4,6 +4,7 @@ import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -382,6 +383,26 @@ def test_features_of_users_networks_are_what_the_last_layer_is_given(clothes: Da
     assert found is not None
     assert torch.allclose(found, model[:3](few.x), atol=1e-6)
     assert controls.features_of(nn.Sequential(nn.Conv2d(1, 10, 28), nn.Flatten()), few) is None
+
+
+class Normalised(nn.Module):
+    """A user's network, whose backbone is not given the image itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = nn.Sequential(nn.Flatten(), nn.Linear(784, 20), nn.ReLU())
+        self.last = nn.Linear(20, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return cast(Tensor, self.last(self.backbone((x - 0.5) / 0.2)))
+
+
+def test_features_of_a_users_backbone_are_of_what_it_is_given(clothes: Dataset) -> None:
+    model = Normalised().eval()
+    few = dataclasses.replace(clothes, x=clothes.x[:300], y=clothes.y[:300])
+    found = controls.features_of(model, few)
+    assert found is not None
+    assert torch.allclose(found, model.backbone((few.x - 0.5) / 0.2), atol=1e-5)
 
 
 WRONG = {
