@@ -138,7 +138,7 @@ def _initialise(module: nn.Module, card: ModelCard | None, seed: int) -> None:
                     raise NoControl(f"reset_parameters of {what} leaves some as they are")
             elif own:
                 raise NoControl(f"{what} has no reset_parameters")
-        if torch.equal(before, torch.random.get_rng_state()):  # weights are buffers, say: each start were the model
+        if torch.equal(before, torch.random.get_rng_state()):  # of buffers, say: all would be the model itself
             raise NoControl("it has no weights that are drawn at random")
 
 
