@@ -115,13 +115,17 @@ def check_model(loaded: LoadedModel, dataset: Dataset, device: torch.device) -> 
     _check_numbering(loaded, dataset)
     images = x.clone().requires_grad_(True)
     try:
-        logits = loaded.model(images)
-    except Exception as error:
+        logits, judged = loaded.model(images), judged_by(loaded.model)(x)
+    except (Exception, SystemExit) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise RequestError(f"{name} raised on two images of shape {tuple(x.shape[1:])}: {reason}") from error
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(x):
         shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise RequestError(f"{name} must return logits of shape (n, classes), returned {shape} for n = {len(x)}")
+    if logits.layout != torch.strided or logits.is_complex():
+        raise RequestError(
+            f"{name} must return real numbers in a dense tensor, returned {logits.dtype}, {logits.layout}"
+        )
     if logits.shape[1] < max(2, dataset.num_classes):
         raise RequestError(f"{name} has {logits.shape[1]} classes, {dataset.name} has {dataset.num_classes}")
     if datasets.left_out(dataset.name) and logits.shape[1] != dataset.num_classes:
@@ -132,7 +136,7 @@ def check_model(loaded: LoadedModel, dataset: Dataset, device: torch.device) -> 
         raise RequestError(f"{name} returned NaN or infinite logits on clean images")
     if not logits.requires_grad:
         raise RequestError(f"{name} is not differentiable: its logits carry no gradient to the images")
-    if judged_by(loaded.model)(x).shape != logits.shape:
+    if judged.shape != logits.shape:
         raise RequestError(f"{name}: its judged head returns another shape than the head under attack")
     return logits.shape[1]
 

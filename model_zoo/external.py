@@ -42,7 +42,7 @@ def load_factory(name: str, device: torch.device) -> tuple[nn.Module, str, tuple
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         raise ModelError(f"model {name}: no module named {error.name!r} on the Python path") from None
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script that parses the command line, say
         raise ModelError(f"model {name}: importing {module_name} raised {_told(error)}") from error
     factory = getattr(module, attribute, None)
     if not callable(factory):
@@ -51,13 +51,19 @@ def load_factory(name: str, device: torch.device) -> tuple[nn.Module, str, tuple
         with torch.random.fork_rng():
             torch.manual_seed(0)  # a factory that initialises at random gives the same model in every process
             model = factory()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ModelError(f"model {name}: the factory raised {_told(error)}") from error
     if not isinstance(model, nn.Module):
         raise ModelError(f"model {name}: the factory returned {type(model).__name__}, not a torch.nn.Module")
-    training = tuple(part_name for part_name, part in model.named_modules() if part.training)
-    model = model.to(device).eval().requires_grad_(False)
-    return model, fingerprint(model, inspect.getsourcefile(module)), training
+    try:
+        training = tuple(part_name for part_name, part in model.named_modules() if part.training)
+        model = model.to(device).eval().requires_grad_(False)
+        return model, fingerprint(model, inspect.getsourcefile(module)), training
+    except Exception as error:  # a lazy layer, a torch.jit.script, a class that does not call super().__init__()
+        raise ModelError(
+            f"model {name}: the factory's {type(model).__name__} cannot be put in eval mode on {device} with frozen "
+            f"weights, give a plain torch.nn.Module with all its weights made: {_told(error)}"
+        ) from error
 
 
 def load_robustbench(name: str, device: torch.device, folder: Path) -> tuple[nn.Module, str]:
@@ -138,6 +144,6 @@ def _is_plain(value: object) -> bool:
     return value is None or isinstance(value, (int, float, str))
 
 
-def _told(error: Exception) -> str:
+def _told(error: BaseException) -> str:
     """An exception as one line."""
     return " ".join(f"{type(error).__name__}: {error}".split())

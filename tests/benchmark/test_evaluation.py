@@ -268,6 +268,10 @@ def _own_words(x: Tensor) -> Tensor:
     raise KeyError("the model's own words")
 
 
+def _leaving(x: Tensor) -> Tensor:
+    raise SystemExit
+
+
 @pytest.mark.parametrize(
     ("output", "told"),
     [
@@ -277,6 +281,9 @@ def _own_words(x: Tensor) -> Tensor:
         (lambda x: x.flatten(1) * float("nan"), "returned NaN or infinite logits"),
         (lambda x: x.flatten(1).detach(), "not differentiable"),
         (lambda x: [x.flatten(1)], "returned list"),
+        (lambda x: x.flatten(1).to_sparse(), "must return real numbers in a dense tensor"),
+        (lambda x: torch.fft.fft(x.flatten(1)), "must return real numbers in a dense tensor, returned torch.complex64"),
+        (_leaving, "raised on two images of shape (1, 8, 8): SystemExit"),
         (_own_words, 'KeyError: "the model\'s own words"'),
     ],
 )

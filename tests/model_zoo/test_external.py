@@ -41,6 +41,22 @@ def a_list():
 def needy(path):
     return linear()
 
+def leaving():
+    raise SystemExit
+
+def lazy():
+    return nn.Sequential(nn.Flatten(), nn.LazyLinear(3))
+
+def scripted():
+    return torch.jit.script(linear())
+
+class Bare(nn.Module):
+    def __init__(self):
+        pass
+
+def on_meta():
+    return linear().to("meta")
+
 constant = 3
 """
 
@@ -54,6 +70,7 @@ def user_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pat
     (package / "nets.py").write_text(USER_MODELS)
     (package / "broken.py").write_text("raise KeyError('weights')")
     (package / "needy.py").write_text("import a_module_that_is_not_there")
+    (package / "script.py").write_text("import sys\nsys.exit()")
     monkeypatch.syspath_prepend(tmp_path)
     yield package
     for name in [name for name in sys.modules if name.startswith("users_models")]:
@@ -90,6 +107,12 @@ def test_a_model_in_training_mode_is_put_in_eval_mode_and_flagged(factory: str) 
     ("name", "message"),
     [
         ("users_models.nets:raising", "the factory raised RuntimeError: two lines"),
+        ("users_models.nets:leaving", "the factory raised SystemExit"),
+        ("users_models.script:linear", "importing users_models.script raised SystemExit"),
+        ("users_models.nets:lazy", "the factory's Sequential cannot be put in eval mode"),
+        ("users_models.nets:scripted", "the factory's RecursiveScriptModule cannot be put in eval mode"),
+        ("users_models.nets:Bare", "the factory's Bare cannot be put in eval mode"),
+        ("users_models.nets:on_meta", "the factory's Sequential cannot be put in eval mode"),
         ("users_models.nets:needy", "the factory raised TypeError: "),
         ("users_models.nets:a_list", "the factory returned list, not a torch.nn.Module"),
         ("users_models.nets:absent", "users_models.nets has no callable 'absent'"),
