@@ -81,6 +81,21 @@ class Groups:
         return [index for group in range(len(self.names)) for index in self.members(group)]
 
 
+class _Loader(yaml.SafeLoader):
+    """PyYAML keeps the last of two groups of one name and says nothing; YAML allows none."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"{printable(key.value)!r} is there twice", key.start_mark
+                    )
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def groups_of(dataset: str, class_names: Sequence[str], num_classes: int, path: Path | None = None) -> Groups:
     """The groups that ship for a data set, or those of a file; GroupsError, one line, where they cannot be had."""
     return fitted(find_groups(dataset, path), dataset, class_names, num_classes)
@@ -116,9 +131,13 @@ def read_groups(path: Path) -> GroupsFile:
     if len(payload) > MOST_BYTES:
         raise GroupsError(f"groups {path} is refused: it has more than {MOST_BYTES:,} bytes")
     try:
-        content: Any = yaml.safe_load(text)
+        content: Any = yaml.load(text, _Loader)
     except (yaml.YAMLError, ValueError, AttributeError, RecursionError) as error:
         raise GroupsError(f"groups {path} is not YAML: {' '.join(str(error).split())[:200]}") from None
+    if not isinstance(content, dict):
+        raise GroupsError(
+            f"groups {path}: the file: must name groups and their classes, as in groups: {{a: [0, 1], b: [2]}}"
+        )
     try:
         return GroupsFile.model_validate(content)
     except ValidationError as error:
