@@ -10,6 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
+from matplotlib.text import Text
 
 from results.clustering_effect import Effect, Matrix
 from results.groups import Groups
@@ -27,6 +28,8 @@ def save(figure: Figure, stem: Path) -> list[Path]:
     FigureCanvasAgg(figure)
     written = []
     with mpl.rc_context({"svg.hashsalt": "clustrbench", "text.parse_math": False}):
+        for text in figure.findobj(Text):  # made before, and dollars in a class's name are no formula
+            text.set_parse_math(False)
         figure.draw_without_rendering()
         figure.set_layout_engine("none")  # laid out once for both
         for form in FORMS:

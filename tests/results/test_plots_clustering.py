@@ -1,5 +1,6 @@
 """Figures of class rows: one scale for all, names readable in both orders, groups framed."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +72,12 @@ def test_files_are_pictures_and_always_the_same(groups: Groups, effects: tuple[E
     for form in ("png", "svg"):
         assert (tmp_path / "a" / f"f.{form}").read_bytes() == (tmp_path / "b" / f"f.{form}").read_bytes()
     assert min(Image.open(tmp_path / "a" / "f.png").size) > 400
+
+
+def test_names_with_dollars_are_no_formulas(groups: Groups, effects: tuple[Effect, Effect], tmp_path: Path) -> None:
+    priced = replace(groups, classes=("$\\frac$", *CLOTHES[1:]), names=("$x_{", *groups.names[1:]))
+    assert len(save(tree_figure("$\\frac$", effects[1], priced), tmp_path / "tree")) == 2
+    save(matrix_figure("$x_{$", "distance", 1.0 - effects[1].similarities, priced), tmp_path / "matrix")
 
 
 def test_nothing_misclassified_is_drawn_too(groups: Groups, tmp_path: Path) -> None:
