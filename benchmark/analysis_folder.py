@@ -31,8 +31,8 @@ def refuse_foreign(path: Path, kind: str, request: Mapping[str, Any]) -> None:
     wanted = json.loads(json.dumps(_description(kind, request)))["request"]
     held_for = present.get("request")
     if held_for != wanted:
-        other = held_for if isinstance(held_for, dict) else {}
-        differs = ", ".join(sorted(key for key in {*wanted, *other} if wanted.get(key) != other.get(key)))
+        ours, other = (_fields(one) for one in (wanted, held_for))
+        differs = ", ".join(sorted(key for key in {*ours, *other} if ours.get(key) != other.get(key)))
         raise RequestError(
             f"--out {path} holds another analysis; choose another folder (it differs in {printable(differs)})"
         )
@@ -47,6 +47,13 @@ def open_folder(path: Path, kind: str, request: Mapping[str, Any]) -> None:
         raise RequestError(f"--out {path} cannot be made: {error.strerror}") from None
     text = json.dumps(_description(kind, request), indent=1, sort_keys=True) + "\n"
     write_whole(path / MARKER, text.encode())
+
+
+def _fields(request: object) -> dict[str, Any]:
+    """A request with the fields of its configuration among its own; those of another schema may be anything."""
+    whole = dict(request) if isinstance(request, dict) else {}
+    inner = whole.pop("configuration", None)
+    return whole | (inner if isinstance(inner, dict) else {})
 
 
 def _description(kind: str, request: Mapping[str, Any]) -> dict[str, Any]:

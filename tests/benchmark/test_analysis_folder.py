@@ -16,6 +16,12 @@ def test_a_folder_belongs_to_one_request(tmp_path: Path) -> None:
             refuse_foreign(tmp_path / "a", kind, request)
 
 
+def test_a_folder_of_another_request_says_in_which_fields(tmp_path: Path) -> None:
+    open_folder(tmp_path / "a", "kind", {"starts": 2, "configuration": {"seed": 0, "samples": 5}})
+    with pytest.raises(RequestError, match=r"\(it differs in samples, starts\)$"):
+        refuse_foreign(tmp_path / "a", "kind", {"starts": 3, "configuration": {"seed": 0, "samples": 6}})
+
+
 def test_a_folder_that_a_kill_left_before_it_was_anybodys_is_free(tmp_path: Path) -> None:
     (tmp_path / f"{MARKER}.partial").write_bytes(b"{")
     open_folder(tmp_path, "kind", {})
