@@ -4,6 +4,7 @@ import difflib
 import hashlib
 import json
 import math
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -73,7 +74,8 @@ class RunConfig(BaseModel):
         for name in ("models", "attacks", "threats"):
             values = getattr(self, name)
             if len(set(values)) != len(values):
-                raise ValueError(f"{name} names one entry twice")
+                twice = next((value for value in values if values.count(value) > 1 and isinstance(value, str)), None)
+                raise ValueError(f"{name} names one entry twice" + (f": {twice}" if twice else ""))
         return self
 
     def identity(self) -> dict[str, Any]:
@@ -104,19 +106,30 @@ def read_config(name: str) -> dict[str, Any]:
 
 def build_config(content: dict[str, Any], overrides: dict[str, Any]) -> RunConfig:
     """A RunConfig from file content and options (None: not given); RequestError names the field."""
-    merged = content | {key: value for key, value in overrides.items() if value is not None}
+    given = {key: value for key, value in overrides.items() if value is not None}
     try:
-        return RunConfig.model_validate(merged)
+        return RunConfig.model_validate(content | given)
     except ValidationError as error:
-        raise RequestError(_one_line(error)) from None
+        raise RequestError(_one_line(error, given)) from None
 
 
-def _one_line(error: ValidationError) -> str:
+def _one_line(error: ValidationError, options: Collection[str]) -> str:
+    """`options` are the fields that options gave, and whose values are told as theirs."""
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])
+    if first["loc"] and first["loc"][0] in options:
+        where = _option(first["loc"])
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
         known = ", ".join(ThreatConfig.model_fields if first["loc"][0] == "threats" else RunConfig.model_fields)
         return f"unknown field {where!r}; known: {known}"
     got = "" if first["type"] == "value_error" else f", got {first['input']!r}"
     return f"{where}: {message}{got}" if where else message
+
+
+def _option(place: tuple[int | str, ...]) -> str:
+    """The option that gave a value: --norm and --eps make the threats, and lists are of an option that is repeated."""
+    field = str(place[0])
+    if field == "threats":
+        return f"--{place[2]}" if len(place) > 2 else "--eps"
+    return f"--{field.removesuffix('s') if field in ('models', 'attacks') else field.replace('_', '-')}"

@@ -14,7 +14,7 @@ from benchmark.linearize.rewrite import Change
 from results.clustering_effect import Effect, newick
 from results.linearized import Analysis, Found, matrix_csv
 from results.linearized_json import as_json
-from results.store import pack, write_whole
+from results.store import StoreError, pack, write_whole
 
 KIND = "bench analyze linearize"
 
@@ -85,7 +85,10 @@ class Folder:
             stems = (plain, *(f"{plain}-{i}" for i in range(2, len(self._taken) + 3)))
             self._taken[name] = next(stem for stem in stems if stem not in self._taken.values())
         folder = self.path / self._taken[name]
-        folder.mkdir(exist_ok=True)
+        try:
+            folder.mkdir(exist_ok=True)
+        except OSError as error:  # a file of that name, a full disk
+            raise StoreError(f"{folder} cannot be made: {error.strerror}") from None
         return folder
 
 

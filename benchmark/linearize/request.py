@@ -17,7 +17,7 @@ from benchmark.errors import RequestError
 from benchmark.linearize.controls import STARTS, NoControl, standard_of
 from benchmark.linearize.rewrite import BatchNorm, NotLinearizable
 from benchmark.linearize.rows import ClassRows, class_rows
-from benchmark.resolve import Request, check_request
+from benchmark.resolve import Request, check_model, check_request
 from model_zoo.adapter import judged_by
 from model_zoo.errors import ModelError
 from model_zoo.registry import LoadedModel, load
@@ -116,11 +116,11 @@ def prepare(options: Options) -> Prepared:
         "attacks": [ATTACK],
         "seed": options.seed,
     }
-    build_config(content, {})
+    build_config({}, content)
     plain = [_loaded(name, fold=False) for name in options.models]
     standard = None if options.standard is None else _loaded(options.standard, fold=False)
-    content["dataset"] = options.dataset or _dataset_of(plain)
-    config = build_config(content, {})
+    content["dataset"] = _dataset_of(plain) if options.dataset is None else options.dataset
+    config = build_config({}, content)
     for one in plain if standard is None else [*plain, standard]:
         _check_classes(one, config.dataset)
     if config.dataset.partition(":")[0] not in (*DATASETS, "npz", "folder"):
@@ -149,13 +149,13 @@ def rows_of(loaded: LoadedModel, dataset: Dataset, modes: Sequence[BatchNorm]) -
 
 def _with_directions(loaded: LoadedModel, dataset: Dataset, groups: Groups, modes: Sequence[BatchNorm]) -> Rows:
     """The rows of a model that was named; RequestError unless there is one a class and each has a direction."""
+    classes = check_model(loaded, dataset, CPU)  # told before its rows, one pass each, are computed
+    if classes != len(groups.classes):
+        raise RequestError(
+            f"groups {groups.source} are for {len(groups.classes)} classes, model {loaded.name} has {classes}"
+        )
     rows = rows_of(loaded, dataset, modes)
     for bn, found in rows.items():
-        if len(found.classes) != len(groups.classes):
-            raise RequestError(
-                f"groups {groups.source} are for {len(groups.classes)} classes, model {loaded.name} has "
-                f"{len(found.classes)}"
-            )
         try:
             for centred in (False, True):
                 cosines(found.classes, centred)

@@ -4,6 +4,7 @@ import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import cast
 
 import numpy as np
@@ -17,7 +18,8 @@ from benchmark import datasets
 from benchmark.datasets import Dataset
 from benchmark.linearize import controls
 from benchmark.linearize.analysis import analyse
-from benchmark.linearize.request import Options, prepare
+from benchmark.linearize.files import Folder
+from benchmark.linearize.request import Options, Prepared, Subject, prepare
 from model_zoo.external import fingerprint
 from model_zoo.kmeans import KMeansClassifier
 from model_zoo.magnet import MagnetClassifier
@@ -25,6 +27,7 @@ from model_zoo.registry import LoadedModel, load
 from results.clustering_effect import cosines, statistic
 from results.clustering_verdict import Ruling
 from results.linearized import Analysis, Found
+from results.store import StoreError
 from tests.benchmark.builders import kmeans_for, save
 from tests.benchmark.conftest import Bench
 
@@ -422,13 +425,15 @@ WRONG = {
     ("nominal", "resnet18-w8-mnist"): "the models were trained on several data sets",
     ("resnet18-w8-mnist",): "data set mnist has no groups of classes here: its ten digits",
     ("nominal", "--groups", "none.yaml"): "--groups none.yaml: no such file",
-    ("nominal", "--samples", "0"): "samples: ",
+    ("nominal", "--samples", "0"): "--samples: ",
     ("nominal", "--starts", "-1"): "--starts must be 0 or more, got -1",
     ("nominal", "--samples", "10001"): "samples: fashion-mnist has 10000 test images, got 10001",
     ("nominal", "--eps", "8"): "eps must be in (0, 1] for linf, got 8",
-    ("nominal", "--norm", "l3"): "threats.0.norm: ",
-    ("nominal", "--seed", "-1"): "seed: ",
-    ("nominal", "nominal"): "models names one entry twice",
+    ("nominal", "--eps", "8/0"): "--eps: must be a number or a fraction",
+    ("nominal", "--norm", "l3"): "--norm: ",
+    ("nominal", "--seed", "-1"): "--seed: ",
+    ("nominal", "--dataset", ""): "unknown data set ''",
+    ("nominal", "nominal"): "models names one entry twice: nominal",
     ("nomnal",): "unknown model 'nomnal'; did you mean nominal",
     ("nominal", "--dataset", "fashion"): "unknown data set 'fashion'",
 }
@@ -441,6 +446,23 @@ def test_a_wrong_request_is_one_line(
     name = user_module(LINEAR)
     refused = bench("analyze", "linearize", *(one.format(m=name) for one in arguments)).refused()
     assert WRONG[arguments].format(m=name) in refused
+
+
+def test_a_model_of_many_more_classes_is_refused_before_its_rows_are_computed(
+    bench: Bench, user_module: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("benchmark.linearize.request.class_rows", None)
+    name = f"{user_module(LINEAR)}:three"
+    assert bench("analyze", "linearize", name).refused().endswith(f"are for 10 classes, model {name} has 13")
+
+
+@pytest.mark.usefixtures("as_installed")
+def test_a_file_where_a_models_folder_goes_is_one_line(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "a", cast(Prepared, SimpleNamespace(groups=None, identity=dict)))
+    folder.open()
+    (folder.path / "mine-lin").touch()
+    with pytest.raises(StoreError, match=r"mine-lin cannot be made: File exists$"):
+        folder.keep(cast(Subject, None), cast(Found, SimpleNamespace(model="mine:lin")))
 
 
 def test_a_model_of_some_classes_is_analysed_on_these_and_on_no_others(bench: Bench, tmp_path: Path) -> None:

@@ -507,7 +507,7 @@ def test_a_value_that_cannot_be_is_refused(bench: Bench, small: list[str], optio
         (["--norm", "l2", "--eps", "9"], "(0, 8] for l2 on digits"),
         (["--seed", "-1"], "seed"),
         (["--seed", "4294967296"], "seed"),
-        (["--batch-size", "0"], "batch_size"),
+        (["--batch-size", "0"], "--batch-size: "),
         (["--device", "tpu"], "auto, cpu or cuda, got 'tpu'"),
         (["--modle", "nominal"], "--modle"),
         (["--eps", "0.15"], "threats names one entry twice"),

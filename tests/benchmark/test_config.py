@@ -23,11 +23,30 @@ def _build(**overrides: Any) -> RunConfig:
 
 
 def _refused(**overrides: Any) -> str:
+    """Why a file with these fields is refused."""
     with pytest.raises(RequestError) as caught:
-        _build(**overrides)
+        build_config(CONTENT | overrides, {})
     message = str(caught.value)
     assert "\n" not in message
     return message
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"samples": 0}, "--samples: "),
+        ({"batch_size": 0}, "--batch-size: "),
+        ({"models": ["nominal", "nominal"]}, "models names one entry twice: nominal"),
+        ({"attacks": [3]}, "--attack: "),
+        ({"threats": [{"norm": "linf", "eps": "8/0"}]}, '--eps: must be a number or a fraction like "8/255", got '),
+        ({"threats": [{"norm": "linf", "eps": "8"}]}, "--eps: eps must be in (0, 1] for linf, got 8"),
+        ({"threats": [{"norm": "l7", "eps": "8/255"}]}, "--norm: "),
+    ],
+)
+def test_what_an_option_gave_is_told_as_the_option(given: dict[str, Any], told: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        build_config(CONTENT, given)
+    assert str(caught.value).startswith(told)
 
 
 @pytest.mark.parametrize(
@@ -111,15 +130,15 @@ def test_an_unknown_field_of_a_threat_is_refused_with_the_fields_of_a_threat() -
 
 
 @pytest.mark.parametrize(
-    ("name", "value"),
+    ("name", "value", "twice"),
     [
-        ("models", ["nominal", "nominal"]),
-        ("attacks", ["pgd20", "noise", "pgd20"]),
-        ("threats", [{"norm": "linf", "eps": "8/255"}, {"eps": 8 / 255}]),
+        ("models", ["nominal", "nominal"], ": nominal"),
+        ("attacks", ["pgd20", "noise", "pgd20"], ": pgd20"),
+        ("threats", [{"norm": "linf", "eps": "8/255"}, {"eps": 8 / 255}], ""),
     ],
 )
-def test_an_entry_named_twice_is_refused(name: str, value: list[Any]) -> None:
-    assert _refused(**{name: value}) == f"{name} names one entry twice"
+def test_an_entry_named_twice_is_refused(name: str, value: list[Any], twice: str) -> None:
+    assert _refused(**{name: value}) == f"{name} names one entry twice{twice}"
 
 
 @pytest.mark.parametrize(
