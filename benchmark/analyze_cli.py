@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -11,6 +12,8 @@ from benchmark.errors import RequestError
 from benchmark.progress import units_bar
 
 app = typer.Typer(help="Analyses of models: linearize, adapt.", no_args_is_help=True)
+
+INTERRUPTED = 130
 
 MODES: dict[str, tuple[Literal["drop", "fold"], ...]] = {"drop": ("drop",), "fold": ("fold",), "both": ("drop", "fold")}
 
@@ -74,8 +77,12 @@ def linearize(
     prepared = prepare(options)
     folder = Folder(out or Path("runs") / f"linearize-{prepared.fingerprint()}", prepared)
     folder.open()
-    with units_bar("models") as advance:
-        analysis = analyse(prepared, folder.keep, advance)
+    try:
+        with units_bar("models") as advance:
+            analysis = analyse(prepared, folder.keep, advance)
+    except KeyboardInterrupt:
+        typer.echo("stopped; the same command begins anew", err=True)
+        sys.exit(INTERRUPTED)
     text = terminal(analysis)
     folder.finish(analysis, text)
     typer.echo(text, nl=False)

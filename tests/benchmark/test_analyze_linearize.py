@@ -456,6 +456,17 @@ def test_a_model_of_many_more_classes_is_refused_before_its_rows_are_computed(
     assert bench("analyze", "linearize", name).refused().endswith(f"are for 10 classes, model {name} has 13")
 
 
+def test_a_stopped_analysis_does_not_say_that_it_goes_on(
+    bench: Bench, user_module: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("benchmark.linearize.analysis.analyse", stopped)
+    done = bench("analyze", "linearize", f"{user_module(LINEAR)}:absent", "--samples", 5, "--bn", "drop", "--out", "a")
+    assert (done.code, done.out, done.err) == (130, "", "stopped; the same command begins anew\n")
+
+
 @pytest.mark.usefixtures("as_installed")
 def test_a_file_where_a_models_folder_goes_is_one_line(tmp_path: Path) -> None:
     folder = Folder(tmp_path / "a", cast(Prepared, SimpleNamespace(groups=None, identity=dict)))
