@@ -1,7 +1,10 @@
 """The folder of a `bench analyze` verb: it belongs to one request, and what is in it is never another's."""
 
+import contextlib
+import fcntl
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +50,23 @@ def open_folder(path: Path, kind: str, request: Mapping[str, Any]) -> None:
         raise RequestError(f"--out {path} cannot be made: {error.strerror}") from None
     text = json.dumps(_description(kind, request), indent=1, sort_keys=True) + "\n"
     write_whole(path / MARKER, text.encode())
+
+
+@contextlib.contextmanager
+def kept(path: Path) -> Iterator[None]:
+    """The folder kept from other analyses meanwhile; RequestError when one is using it."""
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks
+            try:
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RequestError(
+                    f"--out {path} is in use by another bench analyze; wait for it, or choose another folder"
+                ) from None
+        yield
+    finally:
+        os.close(folder)
 
 
 def _fields(request: object) -> dict[str, Any]:

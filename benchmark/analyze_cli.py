@@ -50,6 +50,7 @@ def linearize(
     out: Annotated[Path | None, typer.Option(help="Folder of rows, matrices, trees and figures.")] = None,
 ) -> None:
     """Do rows of related classes point the same way once a network's non-linear parts are out? With controls."""
+    from benchmark.analysis_folder import kept
     from benchmark.linearize.analysis import analyse
     from benchmark.linearize.files import Folder
     from benchmark.linearize.request import Options, prepare
@@ -78,7 +79,7 @@ def linearize(
     folder = Folder(out or Path("runs") / f"linearize-{prepared.fingerprint()}", prepared)
     folder.open()
     try:
-        with units_bar("models") as advance:
+        with kept(folder.path), units_bar("models") as advance:
             analysis = analyse(prepared, folder.keep, advance)
     except KeyboardInterrupt:
         typer.echo("stopped; the same command begins anew", err=True)
@@ -109,7 +110,7 @@ def adapt(
 ) -> None:
     """Do models tell the group of classes they have never seen? Trains standard, robust and grouped ones, and asks."""
     from benchmark.adaptation import KIND, adapt, count_trainings, protocol_of
-    from benchmark.analysis_folder import open_folder
+    from benchmark.analysis_folder import kept, open_folder
     from benchmark.resolve import choose_device
     from results.adaptation import table
     from results.store import write_whole
@@ -129,7 +130,7 @@ def adapt(
     where = choose_device(device)
     folder = out or Path("runs") / f"adapt-{protocol.fingerprint()}"
     open_folder(folder, KIND, protocol.identity())
-    with units_bar("trainings") as advance:
+    with kept(folder), units_bar("trainings") as advance:
         found = adapt(protocol, folder, data_root, where, advance(count_trainings(protocol), 0))
     text = table(found)
     write_whole(folder / "adaptation.json", (found.model_dump_json(indent=1) + "\n").encode())

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmark.analysis_folder import MARKER, open_folder, refuse_foreign
+from benchmark.analysis_folder import MARKER, kept, open_folder, refuse_foreign
 from benchmark.errors import RequestError
 
 
@@ -41,3 +41,12 @@ def test_a_folder_that_may_not_be_looked_at_is_one_line(
     monkeypatch.setattr(Path, asked, denied)
     with pytest.raises(RequestError, match=r"^--out \S+ cannot be read: Permission denied$"):
         refuse_foreign(tmp_path, "kind", {})
+
+
+def test_a_folder_is_used_by_one_analysis_at_a_time(tmp_path: Path) -> None:
+    with kept(tmp_path), pytest.raises(RequestError, match="is in use by another bench analyze"), kept(tmp_path):
+        pass
+    with kept(tmp_path):
+        pass
+    with pytest.raises(OSError, match="of the work"), kept(tmp_path):
+        raise OSError("of the work")
