@@ -2,7 +2,6 @@
 
 import logging
 import os
-import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,8 +11,6 @@ from benchmark.errors import RequestError
 from benchmark.progress import units_bar
 
 app = typer.Typer(help="Analyses of models: linearize, adapt.", no_args_is_help=True)
-
-INTERRUPTED = 130
 
 MODES: dict[str, tuple[Literal["drop", "fold"], ...]] = {"drop": ("drop",), "fold": ("fold",), "both": ("drop", "fold")}
 
@@ -51,7 +48,7 @@ def linearize(
 ) -> None:
     """Do rows of related classes point the same way once a network's non-linear parts are out? With controls."""
     from benchmark.analysis_folder import kept
-    from benchmark.linearize.analysis import analyse
+    from benchmark.linearize.analysis import Work, analyse
     from benchmark.linearize.files import Folder
     from benchmark.linearize.request import Options, prepare
     from benchmark.resolve import choose_device
@@ -78,12 +75,9 @@ def linearize(
     prepared = prepare(options)
     folder = Folder(out or Path("runs") / f"linearize-{prepared.fingerprint()}", prepared)
     folder.open()
-    try:
-        with kept(folder.path), units_bar("models") as advance:
-            analysis = analyse(prepared, folder.keep, advance)
-    except KeyboardInterrupt:
-        typer.echo("stopped; the same command begins anew", err=True)
-        sys.exit(INTERRUPTED)
+    with kept(folder.path), units_bar("models") as advance:
+        work = Work(folder.done(prepared), folder.note)
+        analysis = analyse(prepared, folder.keep, advance, work)
     text = terminal(analysis)
     folder.finish(analysis, text)
     typer.echo(text, nl=False)

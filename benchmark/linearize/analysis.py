@@ -9,6 +9,7 @@ import hashlib
 import logging
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from torch import nn
 
 from benchmark.cheap_copy import prepare_search
 from benchmark.linearize.controls import IMAGES, NoControl, class_means, features_of, random_start
+from benchmark.linearize.done import Attacked, Done
 from benchmark.linearize.request import ATTACK, Prepared, Subject
 from benchmark.linearize.rewrite import BatchNorm
 from benchmark.linearize.rows import ClassRows, class_rows
@@ -34,12 +36,23 @@ logger = logging.getLogger(__name__)
 
 Advance = Callable[[int, int], Callable[[], None]]
 Keep = Callable[[Subject, Found], None]
-Starts = dict[str, dict[BatchNorm, float]]
-"""S of random initialisations in each mode, by the fingerprint of the model: those of one architecture are the same."""
 
 
-def analyse(prepared: Prepared, keep: Keep, advance: Advance) -> Analysis:
-    """Analyse every model; `keep` is given each as soon as it is done."""
+@dataclass
+class Work:
+    """`done` is what a folder keeps, `note` is called when there is more of it.
+
+    `known`: S of random initialisations in each mode, by the fingerprint of the model, as those of one architecture are
+    the same.
+    """
+
+    done: Done = field(default_factory=Done)
+    note: Callable[[Done], None] = lambda done: None
+    known: dict[str, dict[BatchNorm, float]] = field(default_factory=dict)
+
+
+def analyse(prepared: Prepared, keep: Keep, advance: Advance, work: Work | None = None) -> Analysis:
+    """Analyse every model; `keep` is given each as soon as it is done. `work` holds what was computed earlier."""
     config, dataset = prepared.attacked.config, prepared.dataset
     means: tuple[Effect, Effect] | None = None
     why = ""
@@ -49,10 +62,10 @@ def analyse(prepared: Prepared, keep: Keep, advance: Advance) -> Analysis:
         why = str(error)
     tick = advance(len(prepared.subjects), 0)
     models: list[Found] = []
-    known: Starts = {}
+    work = work or Work()
     for subject in prepared.subjects:
         with one_thread(prepared.device):
-            found = _found(prepared, subject, why if means is None else means[1].similarities, known)
+            found = _found(prepared, subject, why if means is None else means[1].similarities, work)
         keep(subject, found)
         models.append(found)
         logger.info("%s: %s", found.model, "; ".join([found.verdict.ruling, *found.verdict.beside]))
@@ -75,14 +88,14 @@ def _images(prepared: Prepared) -> tuple[Effect, Effect]:
     return raw, centred
 
 
-def _found(prepared: Prepared, subject: Subject, images: Matrix | str, known: Starts) -> Found:
+def _found(prepared: Prepared, subject: Subject, images: Matrix | str, work: Work) -> Found:
     """`images` are the cosines of class-mean images, or why there are none."""
     missing = list(subject.missing)
     if isinstance(images, str):
         missing.append(f"class-mean images: {images}")
     begun, why = None, None
     try:
-        begun = random_starts(prepared, subject, known)
+        begun = random_starts(prepared, subject, work)
     except NoControl as error:
         why = str(error)
         missing.append(f"random initialisations: {why}")
@@ -109,7 +122,7 @@ def _found(prepared: Prepared, subject: Subject, images: Matrix | str, known: St
         head,
         subject.standard,
         distances,
-        attacked(prepared, subject),
+        attacked(prepared, subject, work),
         tuple(missing),
     )
 
@@ -129,13 +142,12 @@ def _mode(
     return Mode(bn, norms, raw, centred, starts, beyond, over)
 
 
-def random_starts(prepared: Prepared, subject: Subject, known: Starts) -> dict[BatchNorm, tuple[float, ...]]:
-    """The centred S of random initialisations in each mode; NoControl where they cannot be had.
-
-    Looked up in `known` and added to it.
-    """
+def random_starts(prepared: Prepared, subject: Subject, work: Work) -> dict[BatchNorm, tuple[float, ...]]:
+    """The centred S of random initialisations in each mode; NoControl where they cannot be had."""
     if not prepared.starts:
         raise NoControl("none were asked for")
+    if subject.loaded.name in work.done.starts:
+        return work.done.starts[subject.loaded.name]
     found: dict[BatchNorm, list[float]] = {bn: [] for bn in prepared.modes}
     for index in range(prepared.starts):
         name = f"{prepared.attacked.config.seed}/random start/{index}"
@@ -143,12 +155,15 @@ def random_starts(prepared: Prepared, subject: Subject, known: Starts) -> dict[B
         model = random_start(subject.loaded, prepared.dataset, seed)
         key = fingerprint(model)
         try:
-            known[key] = known.get(key) or {bn: _centred_statistic(prepared, model, bn) for bn in prepared.modes}
+            values = work.known.get(key) or {bn: _centred_statistic(prepared, model, bn) for bn in prepared.modes}
         except ValueError as error:  # no linear stand-in, or no direction
             raise NoControl(str(error)) from None
-        for bn, value in known[key].items():
+        work.known[key] = values
+        for bn, value in values.items():
             found[bn].append(value)
-    return {bn: tuple(values) for bn, values in found.items()}
+    work.done.starts[subject.loaded.name] = {bn: tuple(values) for bn, values in found.items()}
+    work.note(work.done)
+    return work.done.starts[subject.loaded.name]
 
 
 def _centred_statistic(prepared: Prepared, model: nn.Module, bn: BatchNorm) -> float:
@@ -168,7 +183,17 @@ def feature_distances(prepared: Prepared, subject: Subject) -> Matrix | None:
     return found
 
 
-def attacked(prepared: Prepared, subject: Subject) -> Misled:
+def attacked(prepared: Prepared, subject: Subject, work: Work) -> Misled:
+    """What the attack does to a model, computed unless it is known."""
+    known, config, name = work.done.attacked, prepared.attacked.config, subject.loaded.name
+    if name not in known:
+        known[name] = _attack(prepared, subject)
+        work.note(work.done)
+    counts = np.array(known[name].counts, dtype=np.int64)
+    return misled(ATTACK, config.samples, known[name].right, counts, prepared.groups.labels, config.seed)
+
+
+def _attack(prepared: Prepared, subject: Subject) -> Attacked:
     """The attack of `bench run`, unit by unit, judged as there."""
     request, config, name = prepared.attacked, prepared.attacked.config, subject.loaded.name
     model = next(one for one in request.models if one.name == name)
@@ -195,7 +220,7 @@ def attacked(prepared: Prepared, subject: Subject) -> Misled:
             right += verdict is not Verdict.MISCLASSIFIED
             if verdict is Verdict.BROKEN:
                 counts[label, predicted] += 1
-    return misled(ATTACK, config.samples, right, counts, prepared.groups.labels, config.seed)
+    return Attacked(right=right, counts=tuple(map(tuple, counts.tolist())))
 
 
 def told(bn: BatchNorm, rows: ClassRows) -> Told:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmark.analysis_folder import open_folder, refuse_foreign
+from benchmark.linearize.done import Done, read_done, write_done
 from benchmark.linearize.request import Prepared, Subject
 from benchmark.linearize.rewrite import Change
 from results.clustering_effect import Effect, newick
@@ -31,6 +32,13 @@ class Folder:
     def open(self) -> None:
         """Make it, and say whose it is."""
         open_folder(self.path, KIND, self._request)
+
+    def done(self, prepared: Prepared) -> Done:
+        """What an earlier call of the same command computed."""
+        return read_done(self.path, prepared.starts, len(self.groups.classes))
+
+    def note(self, done: Done) -> None:
+        write_done(self.path, done)
 
     def keep(self, subject: Subject, found: Found) -> None:
         """All that is known of one model but the numbers that go into effect.json."""

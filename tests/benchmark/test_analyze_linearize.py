@@ -16,8 +16,9 @@ from torch import Tensor, nn
 import benchmark
 from benchmark import datasets
 from benchmark.datasets import Dataset
-from benchmark.linearize import controls
+from benchmark.linearize import analysis, controls
 from benchmark.linearize.analysis import analyse
+from benchmark.linearize.done import Attacked, Done, read_done, write_done
 from benchmark.linearize.files import Folder
 from benchmark.linearize.request import Options, Prepared, Subject, prepare
 from model_zoo.external import fingerprint
@@ -27,6 +28,7 @@ from model_zoo.registry import LoadedModel, load
 from results.clustering_effect import cosines, statistic
 from results.clustering_verdict import Ruling
 from results.linearized import Analysis, Found
+from results.linearized_json import as_json
 from results.store import StoreError
 from tests.benchmark.builders import kmeans_for, save
 from tests.benchmark.conftest import Bench
@@ -131,6 +133,9 @@ def test_the_command_shows_planted_structure(bench: Bench, user_module: Callable
         assert (folder / f"{stem}.png").stat().st_size > 10_000
         assert (folder / f"{stem}.svg").stat().st_size > 10_000
     assert (folder / "tree-fold-raw.nwk").read_text().endswith(");\n")
+    kept = json.loads((workdir / "a" / "done.json").read_text())
+    assert kept["starts"] == {f"{name}:planted": {"fold": mode["random_initialisations"]}}
+    assert kept["attacked"][f"{name}:planted"]["counts"] == planted["adversarial"]["counts"]
     assert not list((workdir / "a").rglob("*.npz")) + list((workdir / "a").rglob("*.pkl"))
 
     other = bench("analyze", "linearize", f"{name}:planted", "--bn", "fold", "--samples", 11, "--out", "a")
@@ -456,15 +461,50 @@ def test_a_model_of_many_more_classes_is_refused_before_its_rows_are_computed(
     assert bench("analyze", "linearize", name).refused().endswith(f"are for 10 classes, model {name} has 13")
 
 
-def test_a_stopped_analysis_does_not_say_that_it_goes_on(
-    bench: Bench, user_module: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+def test_a_stopped_analysis_goes_on_with_the_same_numbers(
+    user_module: Callable[[str], str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def stopped(*_: object) -> None:
-        raise KeyboardInterrupt
+    name = user_module(LINEAR)
+    prepared = prepare(Options((f"{name}:planted", f"{name}:absent"), samples=5, starts=3, modes=("drop",)))
+    attack = analysis._attack
 
-    monkeypatch.setattr("benchmark.linearize.analysis.analyse", stopped)
-    done = bench("analyze", "linearize", f"{user_module(LINEAR)}:absent", "--samples", 5, "--bn", "drop", "--out", "a")
-    assert (done.code, done.out, done.err) == (130, "", "stopped; the same command begins anew\n")
+    def stopped(prepared: Prepared, subject: Subject) -> Attacked:
+        if subject.loaded.name.endswith("absent"):
+            raise KeyboardInterrupt
+        return attack(prepared, subject)
+
+    def text() -> str:
+        work = analysis.Work(read_done(tmp_path, starts=3, classes=10), lambda done: write_done(tmp_path, done))
+        return as_json(analyse(prepared, lambda subject, found: None, lambda total, done: lambda: None, work))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(analysis, "_attack", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            text()
+    left = read_done(tmp_path, starts=3, classes=10)
+    assert (list(left.starts), list(left.attacked)) == ([f"{name}:planted", f"{name}:absent"], [f"{name}:planted"])
+    with monkeypatch.context() as patched:
+        patched.setattr(analysis, "random_start", None)  # all starts are there
+        gone_on = text()
+    (tmp_path / "done.json").unlink()
+    assert gone_on == text()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", "cannot be used"),
+        ('{"starts": {"mine": {"drop": [0.1]}}}', "is of another analysis"),
+        ('{"attacked": {"mine": {"right": 1, "counts": [[0, 1], [0, 0]]}}}', "is of another analysis"),
+        ('{"attacked": {"mine": {"right": 1, "counts": [[0, 1, 0], [0, 0, 0], [0, 0]]}}}', "is of another analysis"),
+        ('{"attacked": {"mine": {"right": -1, "counts": []}}}', "cannot be used"),
+    ],
+)
+def test_what_an_earlier_call_left_must_fit(tmp_path: Path, text: str, said: str) -> None:
+    assert read_done(tmp_path, starts=2, classes=3) == Done()
+    (tmp_path / "done.json").write_text(text)
+    with pytest.raises(StoreError, match=said):
+        read_done(tmp_path, starts=2, classes=3)
 
 
 @pytest.mark.usefixtures("as_installed")
