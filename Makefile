@@ -20,11 +20,12 @@ check: $(INSTALLED)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# The environment is made anew when its pins or the project's requirements change.
+# The environment is made anew when its pins or the project's requirements change. --no-compile: torch has thousands of
+# modules that nothing here imports; Python compiles the others when they are first used.
 $(INSTALLED): constraints.txt pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=...")'
 	$(PYTHON) -m venv --clear .venv
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-compile -c constraints.txt -e '.[dev]'
 	touch $@
 
 compare-peers: .venv-peers/.installed
